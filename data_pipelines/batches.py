@@ -1,0 +1,264 @@
+"""The last room: records of a prepared dataset -> batches as global JAX arrays.
+
+The position in the data is a function of the step number alone. A domain with N training
+patches has N // B batches an epoch; step s reads batch s % (N // B) of epoch s // (N // B), and
+each epoch has its own order, seeded by (seed, domain, epoch). A run that starts at step s
+therefore sees exactly what a run that got there by itself sees, and no iterator state is saved.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
+import tensorflow as tf
+
+from data_pipelines import dataset_card
+from data_pipelines.dataset_card import DOMAINS, DomainCard
+from data_pipelines.errors import UserError
+
+# A domain's shuffle buffer. The writer has hashed all records into random order already.
+_SHUFFLE_BYTES = 128 * 2**20
+_INTERLEAVED_SHARDS = 8
+_READER_THREADS = 4
+
+
+def train_batches(
+    dataset_dir: str | Path,
+    *,
+    batch_size: int,
+    start_step: int = 0,
+    seed: int = 0,
+    augment: bool = False,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Iterator[dict[str, jax.Array]]:
+    """Endless unpaired batches from `start_step` on; the two domains are shuffled independently.
+
+    Args:
+        dataset_dir: made by `data_pipelines.prepare`.
+        batch_size: B, of the whole batch over all processes.
+        start_step: number of the first batch.
+        seed: of the order (and of the augmentation). Content depends on it and on the step
+            alone, not on the number of devices or processes.
+        augment: flip and rotate by multiples of 90 degrees, drawn anew each epoch.
+        sharding: of the batch axis; every process reads its own rows. Default: one device.
+
+    Returns:
+        Iterator over {"clinical": (B, p, p, 1), "micro": (B, P, P, 1)}, float32 in [-1, 1].
+
+    Raises:
+        UserError: no valid dataset, B larger than a domain, B not divisible over the devices;
+            while iterating, a damaged record.
+    """
+    directory = Path(dataset_dir)
+    card = dataset_card.load(directory)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    for name in DOMAINS:
+        count = card.domain(name).patches("train")
+        if batch_size > count:
+            raise UserError(
+                f"batch size {batch_size} is larger than the {count} {name} training patches "
+                f"of {directory}; use a smaller batch or prepare more patches"
+            )
+    rows = _rows_of_this_process(sharding, batch_size)
+    readers = {name: DomainReader(directory, card.domain(name), name, seed) for name in DOMAINS}
+    return _global_batches(readers, batch_size, rows, start_step, augment, sharding)
+
+
+def _global_batches(
+    readers: dict[str, "DomainReader"],
+    batch_size: int,
+    rows: slice,
+    start_step: int,
+    augment: bool,
+    sharding: jax.sharding.Sharding,
+) -> Iterator[dict[str, jax.Array]]:
+    def to_global(local: np.ndarray) -> jax.Array:
+        whole = (batch_size, *local.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, local, whole)
+
+    local = {name: reader.batches(batch_size, rows, start_step) for name, reader in readers.items()}
+    for step in itertools.count(start_step):
+        batch = {}
+        for name, reader in readers.items():
+            stored, case = next(local[name])
+            batch[name] = normalise(*map(to_global, (stored, *reader.normalisation(case))))
+            if augment:
+                turns = reader.turns(step, batch_size)[rows]
+                batch[name] = turn(batch[name], to_global(turns))
+        yield batch
+
+
+def _rows_of_this_process(sharding: jax.sharding.Sharding, batch_size: int) -> slice:
+    """Rows of the global batch that this process's devices hold; they are contiguous."""
+    try:
+        shards = sharding.addressable_devices_indices_map((batch_size, 1, 1, 1))
+    except ValueError as error:
+        raise UserError(
+            f"batch size {batch_size} does not divide over {len(sharding.device_set)} devices; "
+            "use a multiple of the number of devices"
+        ) from error
+    bounds = [index[0].indices(batch_size)[:2] for index in shards.values() if index is not None]
+    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+
+@jax.jit
+def normalise(stored: jax.Array, gain: jax.Array, bias: jax.Array) -> jax.Array:
+    """Stored integers (B, p, p, 1) -> float32 in [-1, 1]; gain and bias are (B, 1, 1, 1).
+
+    It runs on the device, so that 16-bit integers cross the bus.
+    """
+    return jnp.clip(stored.astype(jnp.float32) * gain + bias, -1.0, 1.0)
+
+
+@jax.jit
+def turn(patches: jax.Array, turns: jax.Array) -> jax.Array:
+    """Symmetries of the square; bits 0, 1, 2 of turns (B, 1, 1, 1): transpose, two flips."""
+    patches = jnp.where(turns & 1, patches.swapaxes(1, 2), patches)
+    patches = jnp.where(turns & 2, patches[:, ::-1], patches)
+    return jnp.where(turns & 4, patches[:, :, ::-1], patches)
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainReader:
+    """Reads one domain's records.
+
+    Attributes:
+        directory: of the dataset.
+        domain: its card.
+        name: "clinical" or "micro".
+        seed: of the order of the records and of the augmentation.
+    """
+
+    directory: Path
+    domain: DomainCard
+    name: str
+    seed: int = 0
+
+    def batches(
+        self, batch_size: int, rows: slice, start_step: int = 0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Endless `rows` of the training batches: stored (n, p, p, 1) and case index (n,)."""
+        epoch, offset = divmod(start_step, self.domain.patches("train") // batch_size)
+        while True:
+            yield from self._as_numpy(self._epoch(epoch, offset, batch_size, rows))
+            epoch, offset = epoch + 1, 0
+
+    def validation(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first `count` validation records: stored (count, p, p, 1), case index (count,)."""
+        records = self._records("validation", None).batch(count).map(self._parse)
+        return next(self._as_numpy(records))
+
+    def normalisation(self, case: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gain and bias (n, 1, 1, 1) float32 of the cases (n,)."""
+        constants = np.array([c.normalisation() for c in self.domain.cases], np.float32)
+        gain, bias = constants[case].T.reshape(2, -1, 1, 1, 1)
+        return gain, bias
+
+    def turns(self, step: int, batch_size: int) -> np.ndarray:
+        """(B, 1, 1, 1) uint8 in [0, 8) for `turn`, drawn by (seed, domain, step)."""
+        words = [self.seed, DOMAINS.index(self.name), step, 1]
+        turns = np.random.default_rng(words).integers(0, 8, batch_size, np.uint8)
+        return turns.reshape(-1, 1, 1, 1)
+
+    def _epoch(self, epoch: int, offset: int, batch_size: int, rows: slice) -> tf.data.Dataset:
+        """This process's rows of one epoch's batches, from batch number `offset` on."""
+        words = np.random.SeedSequence([self.seed, DOMAINS.index(self.name), epoch])
+        shard_order, shuffle_seed = words.generate_state(2)
+        record_bytes = self.domain.patch_px**2 * np.dtype(self.domain.dtype).itemsize
+        records = self._records("train", np.random.default_rng(shard_order)).shuffle(
+            min(self.domain.patches("train"), max(1, _SHUFFLE_BYTES // record_bytes)),
+            seed=int(shuffle_seed),
+            reshuffle_each_iteration=False,
+        )
+        # Skipped batches and other processes' rows stay serialised: only what is used is parsed.
+        batches = records.batch(batch_size, drop_remainder=True).skip(offset)
+        parsed = batches.map(
+            lambda serialised: self._parse(serialised[rows]),
+            num_parallel_calls=_READER_THREADS,
+            deterministic=True,
+        )
+        return parsed.prefetch(4)
+
+    def _records(self, split: str, order: np.random.Generator | None) -> tf.data.Dataset:
+        """Serialised records, several shards read in turn; the order is fixed by `order`."""
+        _hide_accelerators()
+        shards = sorted(shard for shard in self.domain.shards if f"-{split}." in Path(shard).name)
+        if order is not None:
+            shards = list(order.permutation(shards))
+        paths = [str(self.directory / shard) for shard in shards]
+        records = tf.data.Dataset.from_tensor_slices(paths).interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=min(_INTERLEAVED_SHARDS, len(shards)),
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = _READER_THREADS
+        options.threading.max_intra_op_parallelism = 1
+        return records.with_options(options)
+
+    def _parse(self, serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        fields = {
+            "patch": tf.io.FixedLenFeature((), tf.string),
+            "case": tf.io.FixedLenFeature((), tf.int64),
+        }
+        record = tf.io.parse_example(serialised, fields)
+        patch = tf.io.decode_raw(record["patch"], tf.as_dtype(self.domain.dtype))
+        size = self.domain.patch_px
+        return tf.reshape(patch, (-1, size, size, 1)), record["case"]
+
+    def _as_numpy(self, dataset: tf.data.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        iterator = dataset.as_numpy_iterator()
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except tf.errors.OpError as error:
+                reason = error.message.splitlines()[0]
+                raise UserError(
+                    f"{self.directory} has a damaged {self.name} record ({reason}); "
+                    "prepare the dataset again"
+                ) from error
+            yield batch
+
+
+def validation_patches(dataset_dir: str | Path, count: int | None = None) -> dict[str, np.ndarray]:
+    """The same patches each time, cases mixed.
+
+    Args:
+        dataset_dir: made by `data_pipelines.prepare`.
+        count: n, a domain; None for all. Fewer come back if a domain has fewer.
+
+    Returns:
+        {"clinical": (n, p, p, 1), "micro": (n, P, P, 1)}, float32 in [-1, 1].
+
+    Raises:
+        UserError: no valid dataset, or a damaged record.
+    """
+    directory = Path(dataset_dir)
+    card = dataset_card.load(directory)
+    available = min(card.domain(name).patches("validation") for name in DOMAINS)
+    count = available if count is None else min(count, available)
+    patches = {}
+    for name in DOMAINS:
+        reader = DomainReader(directory, card.domain(name), name)
+        stored, case = reader.validation(count)
+        patches[name] = np.asarray(normalise(stored, *reader.normalisation(case)))
+    return patches
+
+
+@functools.cache
+def _hide_accelerators() -> None:
+    """TensorFlow only reads records here; the accelerators' memory belongs to JAX."""
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)

@@ -1,0 +1,18 @@
+"""The one kind of error that a user can cause, and how a command line reports it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class UserError(Exception):
+    """What a user can cause and mend: one line with the thing, its value and the remedy."""
+
+
+@contextlib.contextmanager
+def reported_in_one_line() -> Iterator[None]:
+    """Print a `UserError` as one line on standard error and exit with status 1."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,117 @@
+"""SR-CycleGAN's generators: across the scale gap in one direction each."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mmsr_jax.networks.blocks import (
+    Conv,
+    Norm,
+    ResidualBlock,
+    Upsample,
+    UpsampleBlock,
+    he_init,
+    leaky_relu,
+)
+
+
+class SrResnet(nnx.Module):
+    """G1, clinical to micro: a trunk of residual blocks at low resolution and an upsampling tail.
+
+    reflect conv7 → `channels`; `blocks` residual blocks; conv3; log2(scale) upsampling blocks that
+    halve the channels each; reflect conv7 → 1; tanh. No norm before the first residual, so the
+    absolute intensity of the scan stays readable (an instance norm after the stem removes it).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        blocks: int,
+        scale: int,
+        norm: Norm,
+        upsample: Upsample,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if scale < 2 or scale & (scale - 1):
+            raise ValueError(f"scale={scale}: must be a power of two from 2")
+        levels = scale.bit_length() - 1
+        self.scale = scale
+        self.norm: Norm = norm
+        self.stem = Conv(1, channels, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List(
+            [ResidualBlock(channels, norm=norm, dtype=dtype, rngs=rngs) for _ in range(blocks)]
+        )
+        self.post = Conv(
+            channels, channels, 3, padding=1, kernel_init=he_init, dtype=dtype, rngs=rngs
+        )
+        widths = [channels >> level for level in range(levels + 1)]
+        self.upsampling = nnx.List(
+            [
+                UpsampleBlock(wide, narrow, kind=upsample, dtype=dtype, rngs=rngs)
+                for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
+            ]
+        )
+        self.head = Conv(widths[-1], 1, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
+
+    @property
+    def reach_px(self) -> float | None:
+        """How far an output pixel sees, in clinical pixels; None when it sees the whole image."""
+        if self.norm == "instance":
+            return None
+        tail = sum(block.reach_px / 2**level for level, block in enumerate(self.upsampling))
+        return self.stem.padding + 2 * len(self.blocks) + 1 + tail + self.head.padding / self.scale
+
+    def __call__(self, clinical: Float[Array, "n h w 1"]) -> Float[Array, "n h*s w*s 1"]:
+        """Super-resolve clinical images in [-1, 1]; float32 in [-1, 1] whatever the dtype."""
+        features = leaky_relu(self.stem(clinical))
+        for block in self.blocks:
+            features = block(features)
+        features = self.post(features)
+        for upsample in self.upsampling:
+            features = upsample(features)
+        return jnp.tanh(self.head(features).astype(jnp.float32))
+
+
+class DownResnet(nnx.Module):
+    """G2, micro to clinical: strided convolutions, then residual blocks at low resolution.
+
+    conv7 → `channels`; log2(scale) conv4 of stride 2 with at most 4 × `channels`; `blocks`
+    residual blocks; conv7 → 1; tanh. Needed in training only.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        blocks: int,
+        scale: int,
+        norm: Norm,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        levels = scale.bit_length() - 1
+        self.stem = Conv(1, channels, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
+        widths = [channels * min(2**level, 4) for level in range(levels + 1)]
+        self.downsampling = nnx.List(
+            [
+                Conv(
+                    narrow, wide, 4, stride=2, padding=1, kernel_init=he_init, dtype=dtype, rngs=rngs
+                )
+                for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+            ]
+        )
+        self.blocks = nnx.List(
+            [ResidualBlock(widths[-1], norm=norm, dtype=dtype, rngs=rngs) for _ in range(blocks)]
+        )
+        self.head = Conv(widths[-1], 1, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, micro: Float[Array, "n H W 1"]) -> Float[Array, "n H/s W/s 1"]:
+        """Clinical-like images of micro images in [-1, 1]; float32 in [-1, 1]."""
+        features = leaky_relu(self.stem(micro))
+        for downsample in self.downsampling:
+            features = leaky_relu(downsample(features))
+        for block in self.blocks:
+            features = block(features)
+        return jnp.tanh(self.head(features).astype(jnp.float32))

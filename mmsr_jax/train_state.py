@@ -1,0 +1,70 @@
+"""All that a resumed run needs, in one pytree, and the optimisers that change it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from mmsr_jax.config import Config, OptimizerConfig
+from mmsr_jax.image_pool import ImagePool, empty_pool
+from mmsr_jax.methods import Method, Params
+
+
+class TrainState(NamedTuple):
+    """One pytree: parameters, optimisers, image pools, random key, and the running metric sums."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_states: dict[str, Any]
+    pools: dict[str, ImagePool]
+    key: Array
+    metric_sums: dict[str, Array]  # over the steps since the last logging
+
+
+def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
+    """Constant, then linear to zero over the last `decay_fraction` of `steps`."""
+    decay_steps = max(1, round(steps * config.decay_fraction))
+    return optax.linear_schedule(
+        config.learning_rate, 0.0, decay_steps, transition_begin=steps - decay_steps
+    )
+
+
+def create_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam; generators and discriminators get one each."""
+    schedule = learning_rate_schedule(config.optimizer, config.steps)
+    return optax.adam(schedule, b1=config.optimizer.beta_1, b2=config.optimizer.beta_2)
+
+
+def create_train_state(config: Config, method: Method) -> TrainState:
+    """The state at step 0, a function of the configuration alone."""
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    params = method.init(init_key)
+    optimizer = create_optimizer(config)
+    clinical_px = config.data.clinical_patch_px
+    micro_px = clinical_px * config.data.scale
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_states={branch: optimizer.init(params[branch]) for branch in params},
+        pools={
+            "clinical": empty_pool(config.pool_size, (clinical_px, clinical_px, 1)),
+            "micro": empty_pool(config.pool_size, (micro_px, micro_px, 1)),
+        },
+        key=jax.random.key_data(step_key),
+        metric_sums=_zero_metrics(config, method, params),
+    )
+
+
+def _zero_metrics(config: Config, method: Method, params: Params) -> dict[str, Array]:
+    clinical_px = config.data.clinical_patch_px
+    micro_px = clinical_px * config.data.scale
+    batch = {
+        "clinical": jax.ShapeDtypeStruct((1, clinical_px, clinical_px, 1), jnp.float32),
+        "micro": jax.ShapeDtypeStruct((1, micro_px, micro_px, 1), jnp.float32),
+    }
+    _, (fakes, terms) = jax.eval_shape(method.generator_loss, params, batch, jax.random.key(0))
+    _, more_terms = jax.eval_shape(method.discriminator_loss, params, fakes, batch)
+    return {name: jnp.zeros((), jnp.float32) for name in {**terms, **more_terms}}

@@ -1,0 +1,165 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import UserError
+from data_pipelines.lung_mask import lung_mask, specimen_mask
+from data_pipelines.volumes import find_cases, read_volume
+
+CLINICAL = Path(__file__).parents[3] / "shared" / "data" / "clinical"
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def body(
+    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 5.0), field_mm: float = 400.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A chest in air on a table, 150 mm long: HU and the lungs with vessels and tumour in them."""
+    step_x, step_y, step_z = spacing_mm
+    z, y, x = np.meshgrid(
+        np.arange(0, 150, step_z) - 75,
+        np.arange(0, field_mm, step_y) - field_mm / 2,
+        np.arange(0, field_mm, step_x) - field_mm / 2,
+        indexing="ij",
+    )
+
+    def ellipse(center: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
+        return ((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2 < 1
+
+    hu = np.full(x.shape, -1000.0)
+    hu[ellipse((0, 0), (170, 115))] = 40
+    lungs = ellipse((-80, 0), (60, 85)) | ellipse((80, 0), (60, 85))
+    hu[lungs] = -850
+    hu[np.hypot(x - 80, y - 20) < 4] = 60  # a vessel through all slices
+    tumour = (np.hypot(x + 132, y) < 9) & (np.abs(z) < 20)  # on the lung's wall
+    hu[tumour] = 30
+    hu[np.hypot(x, y + 40) < 8] = -1000  # trachea
+    hu[(np.abs(x) < 40) & (np.abs(y - 60) < 15) & (z < -40)] = -1000  # stomach
+    foam = (np.abs(x) < 180) & (np.abs(y - 155) < 25)
+    hu[foam] = 100
+    hu[(np.abs(x) < 177) & (np.abs(y - 155) < 22)] = -900
+    return hu + np.random.default_rng(0).normal(0, 30, hu.shape), lungs
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.9, 0.9, 5.0), (2.0, 2.0, 8.0), (2.5, 2.5, 1.25)])
+def test_body_on_a_table(spacing_mm: tuple[float, float, float]) -> None:
+    hu, lungs = body(spacing_mm)
+    mask = lung_mask(hu, spacing_mm, "body")
+    assert mask.dtype == bool
+    assert mask.shape == hu.shape
+    assert dice(mask, lungs) > 0.95
+
+
+def test_vessels_and_a_tumour_at_the_wall_stay_inside() -> None:
+    hu, lungs = body()
+    dense = (hu > -320) & lungs
+    assert dense.sum() > 500
+    assert (lung_mask(hu, (2.0, 2.0, 5.0), "body") & dense).sum() > 0.9 * dense.sum()
+
+
+def test_padding_around_the_scanned_circle() -> None:
+    hu, lungs = body()
+    y, x = np.indices(hu.shape[1:]) - np.array(hu.shape[1:]).reshape(2, 1, 1) / 2
+    hu[:, np.hypot(y, x) > hu.shape[1] / 2] = -3024
+    assert dice(lung_mask(hu, (2.0, 2.0, 5.0), "body"), lungs) > 0.95
+
+
+@pytest.mark.parametrize("field_mm", [270.0, 170.0])
+def test_lungs_that_the_scan_crops(field_mm: float) -> None:
+    hu, lungs = body(field_mm=field_mm)
+    assert dice(lung_mask(hu, (2.0, 2.0, 5.0), "crop"), lungs) > 0.95
+
+
+def test_thin_chest_wall_with_a_leak() -> None:
+    hu, lungs = body()
+    y, x = (np.indices(hu.shape[1:]) - np.array(hu.shape[1:]).reshape(2, 1, 1) / 2) * 2
+    hu[10, (np.abs(y) < 3) & (x > 130)] = -980  # a passage from the left lung to the outside
+    assert dice(lung_mask(hu, (2.0, 2.0, 5.0), "leak"), lungs) > 0.95
+
+
+def test_one_slice() -> None:
+    hu, lungs = body()
+    assert dice(lung_mask(hu[15:16], (2.0, 2.0, 5.0), "slice"), lungs[15:16]) > 0.95
+
+
+def test_one_lung() -> None:
+    hu, lungs = body()
+    half = hu.shape[2] // 2
+    hu[..., :half][lungs[..., :half]] = 40
+    lungs[..., :half] = False
+    assert dice(lung_mask(hu, (2.0, 2.0, 5.0), "one lung"), lungs) > 0.95
+
+
+@pytest.mark.parametrize("value", [-1000.0, 40.0])
+def test_no_lung(value: float) -> None:
+    with pytest.raises(UserError, match=r"no lung found in scan 7 \(0\.00%"):
+        lung_mask(np.full((5, 64, 64), value), (1, 1, 1), "scan 7")
+
+
+def test_body_without_lungs() -> None:
+    hu, lungs = body()
+    hu[lungs] = 40
+    with pytest.raises(UserError, match="no lung found"):
+        lung_mask(hu, (2.0, 2.0, 5.0), "abdomen")
+
+
+@pytest.mark.skipif(not CLINICAL.is_dir(), reason="real clinical scans are not there")
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("lung_pet_ct_dx_a0001_sharp.nii.gz", (0.22, 0.26)),
+        ("lung_pet_ct_dx_a0001_smooth.nii.gz", (0.22, 0.26)),
+        ("lung_pet_ct_dx_a0002_dicom", (0.15, 0.18)),
+        ("totalsegmentator_crop_a.nii.gz", (0.32, 0.37)),
+        ("totalsegmentator_crop_b.nii.gz", (0.38, 0.43)),
+    ],
+)
+def test_real_scans(name: str, share: tuple[float, float]) -> None:
+    volume = read_volume(CLINICAL / name)
+    started = time.monotonic()
+    mask = lung_mask(volume.array, volume.geometry.spacing_mm, name)
+    assert time.monotonic() - started < 30
+    assert share[0] < mask.mean() < share[1]  # of the masks that were judged right by eye
+    assert -900 < np.median(volume.array[mask]) < -700
+
+
+@pytest.mark.skipif(not CLINICAL.is_dir(), reason="real clinical scans are not there")
+def test_kernel_does_not_change_the_mask() -> None:
+    masks = []
+    for case in find_cases([str(CLINICAL / "lung_pet_ct_dx_a0001_*")]):
+        volume = read_volume(case)
+        masks.append(lung_mask(volume.array, volume.geometry.spacing_mm, case.name))
+    assert dice(*masks) > 0.98
+
+
+def tissue(shape: tuple[int, int, int]) -> np.ndarray:
+    """Alveoli-like texture of septa 150 and air 40."""
+    y, x = np.indices(shape[1:])
+    cells = np.hypot(y % 16 - 8, x % 16 - 8) < 6.5
+    return np.broadcast_to(np.where(cells, 40, 150), shape)
+
+
+@pytest.mark.parametrize("air_is_dark", [True, False])
+def test_round_specimen_in_air(air_is_dark: bool) -> None:
+    shape = (24, 256, 256)
+    y, x = np.indices(shape[1:]) - 127.5
+    inside = np.broadcast_to(np.hypot(y, x) < 100, shape)
+    volume = np.where(inside, tissue(shape), 30) + np.random.default_rng(0).normal(0, 10, shape)
+    volume = volume if air_is_dark else 255 - volume
+    mask = specimen_mask(volume, air_is_dark=air_is_dark)
+    assert mask.dtype == bool
+    assert dice(mask, inside) > 0.95
+
+
+def test_tissue_that_fills_the_field_of_view() -> None:
+    shape = (24, 256, 256)
+    volume = tissue(shape) + np.random.default_rng(0).normal(0, 10, shape)
+    assert specimen_mask(volume).all()
+
+
+def test_constant_volume_is_one_specimen() -> None:
+    assert specimen_mask(np.zeros((3, 70, 50), dtype=np.uint8)).all()

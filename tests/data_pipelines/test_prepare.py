@@ -1,0 +1,334 @@
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from small_volumes import write_clinical, write_micro
+
+from data_pipelines import dataset_card
+from data_pipelines.errors import UserError
+from data_pipelines.phantom_dataset import prepare_phantom
+from data_pipelines.prepare import PrepareOptions, prepare
+from data_pipelines.volumes import axial, read_volume
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(3):
+        write_clinical(folder / "clinical" / f"c{number}.nii.gz", number)
+    write_micro(folder / "micro" / "m0.mha", 10, np.uint16)
+    write_micro(folder / "micro" / "m1.mha", 11, np.int16)
+    write_micro(folder / "micro" / "m2.mha", 12, np.float32)
+    write_micro(folder / "micro" / "m3.mha", 13, np.uint8)
+    return folder
+
+
+def small_options(scans, output, **changes):
+    options = PrepareOptions(
+        clinical=(str(scans / "clinical"),),
+        micro=(str(scans / "micro"),),
+        output=output,
+        scale=4,
+        clinical_patch=6,
+        patches_per_volume=12,
+        clinical_mask="none",
+        micro_mask="none",
+        workers=1,
+    )
+    return dataclasses.replace(options, **changes)
+
+
+@pytest.fixture(scope="module")
+def prepared(scans, tmp_path_factory):
+    output = tmp_path_factory.mktemp("prepared") / "dataset"
+    return output, prepare(small_options(scans, output))
+
+
+def hashes(directory):
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def records(directory, domain, split):
+    builder = tfds.builder_from_directory(directory / "ct_patches" / domain / "1.0.0")
+    return list(builder.as_dataset(split=split).as_numpy_iterator())
+
+
+def run(*flags, **options):
+    command = [sys.executable, "-m", "data_pipelines.prepare", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_each_record_is_the_patch_of_the_scan_at_its_position(scans, prepared):
+    output, card = prepared
+    assert card == dataset_card.load(output)
+    for name in dataset_card.DOMAINS:
+        domain = card.domain(name)
+        for split in dataset_card.SPLITS:
+            found = records(output, name, split)
+            assert len(found) == domain.patches(split) > 0
+            for record in found:
+                case = domain.cases[record["case"]]
+                volume = read_volume(scans / name / case.name)
+                array = (axial(volume) if name == "clinical" else volume).array
+                row, column = record["row"], record["column"]
+                expected = array[
+                    record["slice"], row : row + domain.patch_px, column : column + domain.patch_px
+                ]
+                values = record["patch"] * case.stored_step + case.stored_offset
+                assert case.split == split
+                assert record["patch"].dtype == domain.dtype
+                np.testing.assert_allclose(values, expected, rtol=0, atol=0.501 * case.stored_step)
+                if case.stored_step == 1:
+                    np.testing.assert_array_equal(values, expected)
+
+
+def test_the_extremes_of_int16_and_uint16_survive(prepared):
+    output, card = prepared
+    stored = np.concatenate(
+        [r["patch"].ravel() for s in dataset_card.SPLITS for r in records(output, "micro", s)]
+    )
+    assert (card.clinical.dtype, card.micro.dtype) == ("int16", "uint16")
+    assert (stored.min(), stored.max()) == (0, 65535)
+    # One domain has one dtype: int16 volumes are shifted when others need uint16.
+    assert [case.stored_offset for case in card.micro.cases[:2]] == [0, -32768]
+
+
+def test_the_split_is_by_case_and_every_split_has_one(prepared):
+    _, card = prepared
+    for domain in (card.clinical, card.micro):
+        splits = [case.split for case in domain.cases]
+        assert splits.count("validation") == 1
+        assert splits.count("train") == len(splits) - 1
+
+
+def test_worker_count_changes_no_byte(scans, prepared, tmp_path):
+    prepare(small_options(scans, tmp_path / "dataset", workers=3))
+    assert hashes(tmp_path / "dataset") == hashes(prepared[0])
+
+
+def test_a_single_case_is_divided_by_slices(scans, tmp_path):
+    options = small_options(
+        scans,
+        tmp_path / "dataset",
+        micro=(str(scans / "micro" / "m0.mha"),),
+        micro_any_plane=True,
+        clinical_patch=3,
+        scale=1,
+        patches_per_volume=60,
+        validation_fraction=0.25,
+    )
+    card = prepare(options)
+    (case,) = card.micro.cases
+    assert (case.split, case.validation_from_slice) == ("both", 3)
+    assert case.patches == {"train": 45, "validation": 15}
+    array = read_volume(scans / "micro" / "m0.mha").array
+    planes = set()
+    for split in dataset_card.SPLITS:
+        for record in records(tmp_path / "dataset", "micro", split):
+            plane, index = int(record["plane"]), int(record["slice"])
+            row, column = record["row"], record["column"]
+            patch = np.moveaxis(array, plane, 0)[index, row : row + 3, column : column + 3]
+            np.testing.assert_array_equal(record["patch"], patch)
+            first = index if plane == 0 else int(row)
+            last = first if plane == 0 else first + 2
+            assert last < 3 if split == "train" else first >= 3
+            planes.add(plane)
+    assert planes == {0, 1, 2}
+
+
+def test_resampling_averages_and_reports_the_new_spacing(scans, tmp_path):
+    options = small_options(scans, tmp_path / "d", clinical_patch=3, resample_um=400.0)
+    card = prepare(options)
+    case = card.micro.cases[2]
+    assert case.shape_px == (4, 20, 20)
+    assert case.spacing_mm == pytest.approx((0.4, 0.4, 0.2))
+    values = np.concatenate(
+        [
+            r["patch"].ravel() * case.stored_step + case.stored_offset
+            for s in dataset_card.SPLITS
+            for r in records(tmp_path / "d", "micro", s)
+            if r["case"] == 2
+        ]
+    )
+    assert 0.5 < np.std(values) < 2.0  # of noise with deviation 3
+
+
+def test_the_embedded_phantoms_take_the_same_way(tmp_path):
+    card = prepare_phantom(
+        tmp_path / "dataset",
+        cases=2,
+        size_px=64,
+        slices=2,
+        held_out_cases=1,
+        patches_per_volume=4,
+        clinical_patch=8,
+        scale=4,
+        workers=1,
+    )
+    assert card == dataset_card.load(tmp_path / "dataset")
+    (pair,) = card.held_out
+    clinical, micro = (read_volume(tmp_path / "dataset" / p) for p in (pair.clinical, pair.micro))
+    assert micro.array.shape == (2, 64, 64)
+    assert clinical.array.shape == (2, 16, 16)
+    assert {c.normalisation() for c in card.clinical.cases + card.micro.cases} == {(1 / 700, 3 / 7)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clinical": ("nowhere",)}, "nowhere"),
+        ({"scale": 0}, "--scale=0"),
+        ({"validation_fraction": 1.0}, "--validation_fraction"),
+        ({"micro_air": 1.0}, "--micro_tissue"),
+        ({"patches_per_volume": 10**4}, "of 10000 patches of 6 x 6 pixels"),
+        ({"clinical_mask": "lung"}, "no lung"),
+        ({"resample_um": 1.0}, "--resample_um=1"),
+        ({"micro_any_plane": True, "resample_um": None, "micro_spacing": (1, 1, 2)}, "cubic"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_leaves_nothing(scans, tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        prepare(small_options(scans, tmp_path / "dataset", **changes))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_dataset_is_kept_unless_overwritten(scans, prepared, tmp_path):
+    output, card = prepared
+    before = hashes(output)
+    with pytest.raises(UserError, match="pass --overwrite"):
+        prepare(small_options(scans, output))
+    failing = small_options(scans, output, overwrite=True, clinical_mask="lung")
+    with pytest.raises(UserError, match="no lung"):
+        prepare(failing)
+    assert hashes(output) == before
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not a dataset"):
+        prepare(small_options(scans, tmp_path, overwrite=True))
+    assert prepare(small_options(scans, output, overwrite=True)) == card
+    assert hashes(output) == before
+
+
+def test_the_command_line(scans, tmp_path):
+    """Errors of worker processes are one line; dashes and underscores both work."""
+    flags = [
+        f"--clinical={scans}/clinical/c[01].nii.gz,{scans}/clinical/c2.nii.gz",
+        f"--micro={scans}/micro",
+        f"--output={tmp_path / 'dataset'}",
+        "--clinical-mask=none",
+        "--micro_mask=none",
+        "--clinical-patch=6",
+        "--scale=4",
+        "--workers=2",
+    ]
+    failed = run(*flags, "--patches-per-volume=3000")
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("error: c0.nii.gz: found 2166 of 3000 patches of 6 x 6 pixels")
+    assert failed.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    done = run(*flags, "--patches_per_volume=5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "clinical: 3 cases, 10 training and 5 validation patches" in done.stdout
+    assert (tmp_path / "dataset" / "sheet.png").stat().st_size > 10_000
+
+
+def test_an_image_without_spacing_and_pixels_that_do_not_fit(scans, tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (3, 30, 30)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "stack.tif"))
+    flags = [
+        f"--clinical={scans}/clinical",
+        f"--micro={tmp_path / 'stack.tif'}",
+        f"--output={tmp_path / 'dataset'}",
+        "--clinical_mask=none",
+        "--micro_mask=none",
+        "--clinical_patch=6",
+        "--scale=4",
+        "--workers=1",
+        "--patches_per_volume=5",
+    ]
+    failed = run(*flags)
+    assert failed.returncode == 1
+    assert "spacing" in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert not (tmp_path / "dataset").exists()
+    done = run(*flags, "--micro_spacing=0.4,0.4,1")
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "2 times as large" in done.stderr
+    assert "--resample_um=200" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_leaves_no_dataset_no_process_and_can_be_repeated(
+    scans, prepared, tmp_path, how
+):
+    output = tmp_path / "dataset"
+    partial = tmp_path / ".dataset.partial"
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from slow_case import prepare_slowly\n"
+        "if __name__ == '__main__': prepare_slowly(sys.argv[2], sys.argv[3])\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "main.py", here, scans, output],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(here.parents[1])},
+    )
+    markers = partial / "staging"
+    deadline = time.monotonic() + 60
+    while len(list(markers.glob("*.pid"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int(path.stem) for path in markers.glob("*.pid")]
+    process.send_signal(how)
+    assert process.wait(timeout=30) != 0
+    assert not output.exists()
+    assert partial.exists() == (how == signal.SIGKILL)
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    prepare(small_options(scans, output))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset", "main.py"]
+    assert hashes(output) == hashes(prepared[0])
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_the_card_names_no_folders(scans, prepared):
+    text = json.dumps(dataclasses.asdict(prepared[1]))
+    assert str(scans) not in text
+    assert "c0.nii.gz" in text
+
+
+def test_records_have_the_documented_size(prepared):
+    output, card = prepared
+    for domain in (card.clinical, card.micro):
+        path = output / next(iter(domain.shards))
+        raw = next(tf.data.TFRecordDataset([str(path)]).as_numpy_iterator())
+        assert len(raw) < 2 * domain.patch_px**2 + 200
