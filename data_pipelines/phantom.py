@@ -1,15 +1,15 @@
 """Lung phantoms imaged by a clinical and a micro scanner: embedded demo data with a known truth.
 
-A phantom is a small lung in a chest, defined at micro resolution for every z: arteries with
-companion airways and veins are tapering trees in three dimensions, nodules are bumpy balls,
-alveolar septa are the ridges of a Voronoi diagram whose seeds drift with z. Everything is a
-function of (seed, z), so slices can be made one by one, in any order, and neighbours agree.
+A phantom is a field of view wholly inside a lung, defined at micro resolution for every z:
+arteries with companion airways and veins are tapering trees in three dimensions that enter from
+outside the frame, nodules are bumpy balls, alveolar septa are the ridges of a Voronoi diagram
+whose seeds drift with z. Everything is a function of (seed, z), so slices can be made one by one,
+in any order, and neighbours agree.
 
 Frame: the centre of micro pixel (row 0, column 0) is x = y = 0 mm; a micro pixel measures
 `MICRO_SPACING_MM` in every direction. The anatomy repeats along z with period `depth_mm`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,6 @@ from scipy.spatial import cKDTree
 from data_pipelines.volumes import Geometry, Volume
 
 FloatArray = NDArray[np.floating]
-BoolArray = NDArray[np.bool_]
 
 MICRO_SPACING_MM = 0.078125  # 0.625 mm / 8
 SLICE_SPACING_MM = 0.625
@@ -34,7 +33,6 @@ DUCT_PX = 48.0
 LOBULE_PX = 150.0
 DUCT_RADIUS_PX = 0.31 * DUCT_PX
 SEPTUM_HALF_WIDTH_PX = 1.0
-CHEST_GRID_PX = 8  # grain of muscle and fat
 DROPPED_SEEDS = 0.12  # leaves some alveoli larger than others
 TURN_MM = 20.0  # z over which a drifting quantity completes one cycle
 ARTERY_HU, VEIN_HU, AIRWAY_WALL_HU, NODULE_HU = 110.0, 90.0, 50.0, 45.0
@@ -44,7 +42,8 @@ SEGMENTS_PER_BRANCH = 4
 BRANCH_LENGTH = 7.0  # in radii
 BEND = 0.13  # standard deviation of the heading's change from segment to segment
 TAPER = 0.99  # of the radius along one segment
-TREES = 6  # arteries entering the lung in one period of z, and as many veins
+TREES = 10  # arteries entering a cube of the frame's width, and as many veins
+NODULES = 11  # in 512 micro pixels cubed: 0.75 in a slice
 
 
 class Nodule(NamedTuple):
@@ -76,7 +75,6 @@ class LungPhantom:
     Args:
       seed: everything about the phantom follows from it.
       size_px: width and height of a slice, a multiple of 8, at least 128.
-      wall_px: least thickness of the soft-tissue wall around the lung.
 
     Attributes:
       nodules: the ground truth for hallucination tests.
@@ -86,19 +84,15 @@ class LungPhantom:
 
     """
 
-    def __init__(self, seed: int, size_px: int = 512, wall_px: int = 24):
+    def __init__(self, seed: int, size_px: int = 512):
         if size_px < 128 or size_px % 8:
             raise ValueError(f"size_px must be a multiple of 8 from 128 up, not {size_px}")
         self.size_px = size_px
-        self.wall_px = wall_px
         self.depth_px = float(max(size_px, 512))
         self.depth_mm = self.depth_px * MICRO_SPACING_MM
-        outline, trees, nodules, seeds, noise = (
-            np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)
+        trees, nodules, seeds, noise = (
+            np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)
         )
-        self._outline_wave = (outline.normal(size=(2, 4)) * 0.012).astype(np.float32)
-        self._outline_phase = outline.uniform(0, 2 * np.pi, (2, 4)).astype(np.float32)
-        self._exponent = float(outline.uniform(2.6, 3.4))
         self.arteries, self.airway_lumens, self.airway_walls = self._bronchovascular(trees)
         self.veins, _, _ = self._bronchovascular(trees)
         self.nodules = self._place_nodules(nodules)
@@ -107,49 +101,31 @@ class LungPhantom:
 
     # --- anatomy that is fixed at construction -------------------------------------------
 
-    def _depth_inside_px(self, x: FloatArray, y: FloatArray, z: FloatArray | float) -> FloatArray:
-        """Approximate distance to the pleura in pixels, positive inside the lung."""
-        half = (self.size_px - 1) / 2
-        u, v = (x - half) / half, (y - half) / half
-        angle = np.arctan2(v, u)
-        turn = np.asarray(2 * np.pi * z / self.depth_px, np.float32)
-        wave = np.float32(0)
-        for k in range(4):
-            amplitude = self._outline_wave[0, k] * np.cos(turn + self._outline_phase[0, k])
-            amplitude = amplitude + self._outline_wave[1, k] * np.sin(turn)
-            wave = wave + np.abs(amplitude) * (
-                1 + np.cos((k + 2) * angle + self._outline_phase[1, k])
-            )
-        n = self._exponent
-        rho = (np.abs(u) ** n + np.abs(v) ** n) ** (1 / n)
-        return (half - self.wall_px) * (1 - wave) - rho * half
-
     def _turn(self, z: float) -> float:
         """Phase in radians of everything that drifts: whole cycles in one period of z."""
         return 2 * np.pi * z / self.depth_px * max(1, round(self.depth_mm / TURN_MM))
 
     def _bronchovascular(self, rng: np.random.Generator) -> tuple[Tubes, Tubes, Tubes]:
+        """Trees whose roots lie beyond the four sides in turn and head for points in the frame."""
         half = self.size_px / 2
-        angle = rng.uniform(0, 2 * np.pi) + np.arange(TREES) * 2.4
-        out = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
-        root = 0.98 * half * out + [half, half, 0]
-        root[:, 2] = (np.arange(TREES) + rng.random(TREES)) * self.depth_px / TREES
-        heading = -out + rng.normal(size=out.shape) * 0.4
-        radius = self.size_px / 60 * rng.uniform(0.6, 1.1, TREES)
-        return grow_tree(rng, root, heading, radius, self._depth_inside_px, (half, half))
+        count = round(TREES * self.depth_px / max(self.size_px, 256))
+        radius = max(self.size_px / 60, 4.0) * rng.uniform(0.7, 1.1, count)
+        top = rng.uniform(-half, half, count) - 1j * (half + 5 * radius)
+        root = top * 1j ** np.arange(count) + half * (1 + 1j)
+        z = (rng.permutation(count) + rng.random(count)) * self.depth_px / count
+        start = np.stack([root.real, root.imag, z], axis=1)
+        target = np.append(half * rng.uniform(0.5, 1.5, (count, 2)), z[:, None], axis=1)
+        target[:, 2] += rng.normal(size=count) * 0.4 * half
+        return grow_tree(rng, start, target - start, radius, self.size_px)
 
     def _place_nodules(self, rng: np.random.Generator) -> tuple[Nodule, ...]:
-        scale = min(1.0, self.size_px / 512)
-        count = int(rng.integers(4, 8))
-        nodules: list[Nodule] = []
-        while len(nodules) < count:
-            radius = rng.uniform(9, 26) * scale
-            x, y = rng.uniform(0, self.size_px, 2)
-            z = rng.uniform(0, self.depth_px)
-            if self._depth_inside_px(x, y, z) > radius:
-                center = (x * MICRO_SPACING_MM, y * MICRO_SPACING_MM, z * MICRO_SPACING_MM)
-                nodules.append(Nodule(center, radius * MICRO_SPACING_MM))
-        return tuple(nodules)
+        """Nodules wholly inside the frame, spread evenly over z."""
+        count = max(4, round(NODULES * self.size_px**2 * self.depth_px / 512**3))
+        radius = rng.uniform(9, 26, count)
+        x, y = rng.uniform(1.1 * radius, self.size_px - 1.1 * radius, (2, count))
+        z = (np.arange(count) + rng.random(count)) * self.depth_px / count
+        numbers = (np.stack([x, y, z, radius], axis=1) * MICRO_SPACING_MM).tolist()
+        return tuple(Nodule((x, y, z), radius) for x, y, z, radius in numbers)
 
     def _plant_seeds(self, rng: np.random.Generator) -> None:
         spacing = ALVEOLUS_PX * rng.uniform(0.85, 1.15)
@@ -159,48 +135,35 @@ class LungPhantom:
         table = 1 << 14
         self._opacity = rng.uniform(0.1, 0.54, table) * (rng.random(table) > 0.15)
         self._width = rng.uniform(0.8, 1.3, table) * SEPTUM_HALF_WIDTH_PX
-        coarse = rng.normal(size=(2,) + (self.size_px // CHEST_GRID_PX,) * 2)
-        coarse = ndimage.gaussian_filter(coarse, (0, 2, 2), mode="wrap")
-        self._wall_noise = coarse / coarse.std()
 
     # --- one slice -----------------------------------------------------------------------
-
-    def lung_mask(self, z_mm: float) -> BoolArray:
-        """(size_px, size_px) bool: everything inside the pleura, vessels and nodules included."""
-        y, x = np.mgrid[: self.size_px, : self.size_px].astype(np.float32)
-        return self._depth_inside_px(x, y, z_mm / MICRO_SPACING_MM) > 0
 
     def slice_hu(self, z_mm: float) -> FloatArray:
         """(size_px, size_px) float32 in Hounsfield units: the noise-free truth at height z."""
         z = z_mm / MICRO_SPACING_MM
         y, x = np.mgrid[: self.size_px, : self.size_px].astype(np.float32)
-        inside = np.clip(self._depth_inside_px(x, y, z) + 0.5, 0, 1)
-        tissue = self._parenchyma(x, y, z, inside > 0)
-        shape = (self.size_px, self.size_px)
+        tissue = self._parenchyma(x, y, z)
         for tubes, hu in ((self.arteries, ARTERY_HU), (self.veins, VEIN_HU)):
-            paint(tissue, self._coverage(tubes, z, shape), hu)
-        paint(tissue, self._coverage(self.airway_walls, z, shape), AIRWAY_WALL_HU)
-        paint(tissue, self._coverage(self.airway_lumens, z, shape), AIR_HU)
+            paint(tissue, self._coverage(tubes, z), hu)
+        paint(tissue, self._coverage(self.airway_walls, z), AIRWAY_WALL_HU)
+        paint(tissue, self._coverage(self.airway_lumens, z), AIR_HU)
         self._paint_nodules(tissue, x, y, z)
-        paint(tissue, 1 - inside, self._chest_wall(z))
         return np.maximum(tissue, AIR_HU).astype(np.float32)
 
-    def _coverage(self, tubes: Tubes, z: float, shape: tuple[int, int]) -> FloatArray:
-        return tube_coverage(tubes, z, self.depth_px, shape)
+    def _coverage(self, tubes: Tubes, z: float) -> FloatArray:
+        return tube_coverage(tubes, z, self.depth_px, (self.size_px, self.size_px))
 
-    def _parenchyma(self, x: FloatArray, y: FloatArray, z: float, where: BoolArray) -> FloatArray:
+    def _parenchyma(self, x: FloatArray, y: FloatArray, z: float) -> FloatArray:
         turn = self._turn(z)
         warp = self._warp[0] * np.cos(turn) + self._warp[1] * np.sin(turn)
         seeds = self._seeds.at(turn)
-        points = np.stack([(x + warp[0])[where], (y + warp[1])[where]], axis=1)
-        distance, index = cKDTree(seeds).query(np.pad(points, ((0, 0), (0, 1))), k=3)
+        points = np.stack([x + warp[0], y + warp[1], 0 * x], axis=-1)
+        distance, index = cKDTree(seeds).query(points, k=3)
         second, third = (_to_bisector(seeds, distance, index, k) for k in (1, 2))
-        opacity, width = self._septum_properties(seeds, turn, index[:, 0], index[:, 1])
+        opacity, width = self._septum_properties(seeds, turn, index[..., 0], index[..., 1])
         profile = 0.5 - 0.5 * np.tanh((_smooth_minimum(second, third) - width) / 0.5)
         knot = np.exp(-((third / 2.0) ** 2))
-        out = np.full(x.shape, AIR_HU, np.float32)
-        out[where] += (TISSUE_HU - AIR_HU) * profile * np.minimum(1, opacity * (1 + 0.7 * knot))
-        return out
+        return AIR_HU + (TISSUE_HU - AIR_HU) * profile * np.minimum(1, opacity * (1 + 0.7 * knot))
 
     def _septum_properties(
         self, seeds: FloatArray, turn: float, first: NDArray, second: NDArray
@@ -231,15 +194,6 @@ class LungPhantom:
             bumps = 0.05 * np.cos(2 * angle + number) + 0.03 * np.cos(5 * angle + dz / radius)
             distance = np.sqrt(dx**2 + dy**2 + dz**2) - radius * (1 + bumps)
             paint(tissue[box], np.clip(0.5 - distance, 0, 1), NODULE_HU)
-
-    def _chest_wall(self, z: float) -> FloatArray:
-        """Muscle with a little fat, in Hounsfield units."""
-        turn = self._turn(z)
-        noise = self._wall_noise[0] * np.cos(turn) + self._wall_noise[1] * np.sin(turn)
-        field = ndimage.zoom(noise, CHEST_GRID_PX, order=1, grid_mode=True, mode="nearest")
-        field = field[: self.size_px, : self.size_px].astype(np.float32)
-        fat = np.clip((field - 1.2) * 4, 0, 1)
-        return TISSUE_HU + 8 * field - 120 * fat
 
 
 @dataclass(frozen=True)
@@ -272,19 +226,20 @@ class _Drifting:
 
 def _warp_fields(rng: np.random.Generator, size_px: int) -> FloatArray:
     """(2, 2, size, size) pixels: cosine and sine part of the x and y displacement."""
-    fields = np.zeros((2, 2, size_px, size_px), np.float32)
+    fields = np.zeros((2, 2, size_px, size_px))
     for amplitude, wavelength in ((0.8, 11.0), (2.5, 50.0)):
-        for part in np.ndindex(2, 2):
-            coarse = rng.normal(size=(int(size_px / wavelength * 2) + 4,) * 2)
-            zoomed = ndimage.zoom(coarse, wavelength / 2, order=3)[:size_px, :size_px]
-            fields[part] += amplitude * (zoomed / zoomed.std())[:size_px, :size_px]
-    return fields
+        grid = int(size_px / wavelength * 2) + 4
+        spline = ndimage.zoom(np.eye(grid), (wavelength / 2, 1), order=3)[:size_px]
+        smooth = spline @ rng.normal(size=(2, 2, grid, grid)) @ spline.T
+        fields += amplitude * smooth / smooth.std(axis=(2, 3), keepdims=True)
+    return fields.astype(np.float32)
 
 
 def _to_bisector(seeds: FloatArray, distance: FloatArray, index: NDArray, k: int) -> FloatArray:
     """Distance in the plane from each point to the border between its cell and its k-th other."""
-    apart = np.hypot(*(seeds[index[:, k], :2] - seeds[index[:, 0], :2]).T)
-    return (distance[:, k] ** 2 - distance[:, 0] ** 2) / (2 * apart + 1e-3)
+    apart = seeds[index[..., k], :2] - seeds[index[..., 0], :2]
+    gap = np.hypot(apart[..., 0], apart[..., 1])
+    return (distance[..., k] ** 2 - distance[..., 0] ** 2) / (2 * gap + 1e-3)
 
 
 def _smooth_minimum(a: FloatArray, b: FloatArray, softness: float = 1.0) -> FloatArray:
@@ -297,13 +252,12 @@ def grow_tree(
     root: FloatArray,
     heading: FloatArray,
     radius: FloatArray,
-    depth_inside: Callable[[FloatArray, FloatArray, FloatArray], FloatArray],
-    center: tuple[float, float],
+    size_px: int,
 ) -> tuple[Tubes, Tubes, Tubes]:
     """An arterial tree with its airways: (arteries, airway lumens, airway walls).
 
-    Bifurcations obey Murray's law (the cubes of the radii add up); branches bend, taper and
-    stay inside the lung.
+    Bifurcations obey Murray's law (the cubes of the radii add up); branches bend, taper and end
+    where they are small or far outside the frame.
     """
     position, radii = root, radius
     direction = heading / np.linalg.norm(heading, axis=1, keepdims=True)
@@ -312,18 +266,13 @@ def grow_tree(
         length = BRANCH_LENGTH * radii * rng.uniform(0.7, 1.4, len(radii))
         for _ in range(SEGMENTS_PER_BRANCH):
             bent = direction + BEND * rng.normal(size=direction.shape)
-            ahead = position + bent * length[:, None]
-            depth = depth_inside(ahead[:, 0], ahead[:, 1], ahead[:, 2])
-            inward = np.append(center, 0.0) - position * [1, 1, 0]
-            inward /= np.linalg.norm(inward, axis=1, keepdims=True) + 1e-6
-            bent += (depth < 2 * radii)[:, None] * 1.5 * inward
             bent /= np.linalg.norm(bent, axis=1, keepdims=True)
             end = position + bent * (length / SEGMENTS_PER_BRANCH)[:, None]
             pieces.append((position, end, direction, bent, radii, radii * TAPER))
             position, direction, radii = end, bent, radii * TAPER
         position, direction, radii = _bifurcate(rng, position, direction, radii)
-        alive = radii > SMALLEST_VESSEL_PX
-        alive &= depth_inside(position[:, 0], position[:, 1], position[:, 2]) > 0
+        outside = np.abs(position[:, :2] - size_px / 2).max(axis=1) - size_px / 2
+        alive = (radii > SMALLEST_VESSEL_PX) & (outside < BRANCH_LENGTH * radii)
         position, direction, radii = position[alive], direction[alive], radii[alive]
     start, end, before, after, r0, r1 = (np.concatenate(part) for part in zip(*pieces))
     return _with_airways(start, end, before, after, np.stack([r0, r1], axis=1))
@@ -383,9 +332,12 @@ def tube_coverage(tubes: Tubes, z: float, period: float, shape: tuple[int, int])
 def _box(
     x0: float, x1: float, y0: float, y1: float, margin: float, shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
-    rows = slice(max(int(min(y0, y1) - margin), 0), min(int(max(y0, y1) + margin) + 2, shape[0]))
-    columns = slice(max(int(min(x0, x1) - margin), 0), min(int(max(x0, x1) + margin) + 2, shape[1]))
-    return rows, columns
+    """The pixels within `margin` of a segment, cut to the image."""
+    (top, bottom), (left, right) = (
+        np.clip([min(pair) - margin, max(pair) + margin + 2], 0, n).astype(int)
+        for pair, n in zip(((y0, y1), (x0, x1)), shape)
+    )
+    return slice(top, bottom), slice(left, right)
 
 
 def paint(image: FloatArray, coverage: FloatArray, hu: float | FloatArray) -> None:

@@ -72,7 +72,7 @@ def prepare_phantom(
         patches_per_volume=patches_per_volume,
         seed=seed,
         workers=workers,
-        clinical_mask="none",  # a phantom is all lung
+        clinical_mask="none",  # a phantom lies inside a lung
         micro_mask="none",
         micro_air=_AIR_HU,
         micro_tissue=_TISSUE_HU,

@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from data_pipelines import sheet, volumes
+from data_pipelines import volumes
 from data_pipelines.dataset_card import (
     CARD_NAME,
     DOMAINS,
@@ -194,11 +194,12 @@ def write_dataset(
     tasks = [task for name in DOMAINS for task in case_tasks(name, options, cases[name], staging)]
     staged = in_processes(stage_case, tasks, options.workers, "reading volumes")
     # TensorFlow takes seconds to import: not in the workers, and not before a likely error.
+    from data_pipelines import sheet
     from data_pipelines.ct_patches import ct_patches
 
     domains = {}
     for name in DOMAINS:
-        done = [case for task, case in zip(tasks, staged) if task.domain == name]
+        done = [case for task, case in zip(tasks, staged, strict=True) if task.domain == name]
         cards, dtype = _in_one_dtype(done)
         patch_px = options.domains()[name].patch_px
         parts = tuple(part for case in done for part in case.staged)
@@ -216,7 +217,9 @@ def write_dataset(
     )
     card.save(directory)
     previews = {
-        name: [case.preview for task, case in zip(tasks, staged) if task.domain == name]
+        name: [
+            case.preview for task, case in zip(tasks, staged, strict=True) if task.domain == name
+        ]
         for name in DOMAINS
     }
     sheet.draw(card, previews, directory / SHEET_NAME)

@@ -13,8 +13,9 @@ from data_pipelines.dataset_card import DOMAINS, CaseCard, DatasetCard
 
 _CASES = 4  # shown a domain
 _PATCHES = 8  # shown a domain
+_BOXES = 25  # drawn in a slice
 _NAME = 44  # characters of a case's name
-_HEIGHTS = {1: 8.5, 2: 8.5, 3: 6.3, 4: 5.2}  # inches of a row of slices, by their number
+_HEIGHTS = {1: 9.0, 2: 9.0, 3: 7.0, 4: 5.9}  # inches of a row of slices, by their number
 _COLOURS = {"clinical": "tab:blue", "micro": "tab:orange"}
 
 
@@ -33,7 +34,7 @@ def draw(card: DatasetCard, previews: Mapping[str, Sequence[Path]], path: Path) 
     heights = (_HEIGHTS[columns], _HEIGHTS[columns], 5.2, 4.2)
     grid = figure.subfigures(4, 1, squeeze=False, height_ratios=heights, hspace=0.03)
     parts = list(grid[:, 0])
-    for part, name in zip(parts, DOMAINS):
+    for part, name in zip(parts[:2], DOMAINS, strict=True):
         _draw_slices(part, columns, name, card.domain(name).cases, loaded[name])
     _draw_patches(parts[2], loaded)
     _draw_histograms(parts[3], card, loaded)
@@ -48,13 +49,15 @@ def _draw_slices(
     previews: list[dict[str, np.ndarray]],
 ) -> None:
     part.suptitle(
-        f"{name}: mask outline (red) and the patches taken in this slice (yellow)", fontsize=14
+        f"{name}: outline of the mask (red), up to {_BOXES} patches taken in this slice (yellow)",
+        fontsize=14,
     )
     shown = np.unique(np.linspace(0, len(cases) - 1, min(columns, len(cases))).round().astype(int))
-    for ax, index in zip(part.subplots(1, columns, squeeze=False)[0], shown):
+    axes = part.subplots(1, columns, squeeze=False)[0]
+    for ax, index in zip(axes[: len(shown)], shown, strict=True):
         _draw_slice(ax, previews[index])
         ax.set_title(_caption(cases[index], int(previews[index]["slice_index"])), fontsize=10)
-    for ax in part.axes:
+    for ax in axes:
         ax.set_axis_off()
 
 
@@ -76,15 +79,15 @@ def _draw_slice(ax: Axes, preview: dict[str, np.ndarray]) -> None:
     if not mask.all():
         ax.contour(mask, levels=[0.5], colors="red", linewidths=0.8)
     size = int(preview["patches"].shape[-1])
-    for row, column in preview["corners"]:
+    for row, column in preview["corners"][:_BOXES]:
         ax.add_patch(
-            Rectangle((column, row), size, size, fill=False, edgecolor="yellow", linewidth=0.6)
+            Rectangle((column, row), size, size, fill=False, edgecolor="yellow", linewidth=0.8)
         )
 
 
 def _draw_patches(part: SubFigure, loaded: dict[str, list[dict[str, np.ndarray]]]) -> None:
     part.suptitle("patches as the networks see them: black -1, white 1, in both rows", fontsize=14)
-    for row, name in zip(part.subplots(len(DOMAINS), _PATCHES), DOMAINS):
+    for row, name in zip(part.subplots(len(DOMAINS), _PATCHES), DOMAINS, strict=True):
         previews = loaded[name]
         for column, ax in enumerate(row):
             ax.set_axis_off()

@@ -177,7 +177,9 @@ def _resampled(
     factors = [pixel_mm / step for step in spacing_mm[::-1]]
     if not all_axes:
         factors[0] = 1.0
-    shape = tuple(max(1, round(size / factor)) for size, factor in zip(array.shape, factors))
+    shape = tuple(
+        max(1, round(size / factor)) for size, factor in zip(array.shape, factors, strict=True)
+    )
 
     def resize(part: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         smooth = transform.resize(
@@ -190,7 +192,8 @@ def _resampled(
     else:
         finer = np.stack([resize(image, shape[1:]) for image in array])
     new_mm = tuple(
-        step * old / new for step, old, new in zip(spacing_mm, array.shape[::-1], shape[::-1])
+        step * old / new
+        for step, old, new in zip(spacing_mm, array.shape[::-1], shape[::-1], strict=True)
     )
     return volumes.Volume(finer, dataclasses.replace(volume.geometry, spacing_mm=new_mm))
 

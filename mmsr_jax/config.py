@@ -2,7 +2,9 @@
 
 import dataclasses
 from dataclasses import field
+from typing import Any, get_args
 
+from data_pipelines.errors import UserError
 from mmsr_jax.losses.mmsr import PixelLoss, SsimConstants, SsimWindow
 from mmsr_jax.networks.blocks import Norm, Upsample
 
@@ -37,9 +39,11 @@ class NetworksConfig:
 
     sr_channels: int = 64
     sr_blocks: int = 9
+    sr_tail_channels: int = 32  # of the first upsampling block; each further one has half
     down_channels: int = 32
     down_blocks: int = 6
     discriminator_channels: int = 64
+    discriminator_max_channels: int = 512
     norm: Norm = "pixel"
     upsample: Upsample = "nearest"
 
@@ -88,3 +92,82 @@ class Config:
     networks: NetworksConfig = field(default_factory=NetworksConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """The configuration that `dataclasses.asdict` turned into nested dictionaries.
+
+    Raises:
+      UserError: a field is unknown to this version.
+    """
+    return _from_dict(Config, values)
+
+
+def differing_fields(a: Config, b: Config) -> list[str]:
+    """Lines "field: value in a, value in b" for every field that differs."""
+    flat_a, flat_b = (_flat(dataclasses.asdict(config)) for config in (a, b))
+    return [
+        f"{name}: {flat_a[name]!r} now, {flat_b[name]!r} there"
+        for name in flat_a
+        if flat_a[name] != flat_b[name]
+    ]
+
+
+def field_names() -> list[str]:
+    """Every overridable field as a dotted path."""
+    return list(_flat(dataclasses.asdict(Config())))
+
+
+def check_config(config: Config) -> None:
+    """Reject values that no run can use.
+
+    Raises:
+      UserError: naming the field, its value and what is possible.
+    """
+    choices = {
+        "compute_dtype": (config.compute_dtype, ("float32", "bfloat16")),
+        "networks.norm": (config.networks.norm, get_args(Norm)),
+        "networks.upsample": (config.networks.upsample, get_args(Upsample)),
+        "loss.ssim_constants": (config.loss.ssim_constants, get_args(SsimConstants)),
+        "loss.ssim_window": (config.loss.ssim_window, get_args(SsimWindow)),
+        "loss.pixel_loss": (config.loss.pixel_loss, get_args(PixelLoss)),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(f"config.{name}={value!r}: must be one of {', '.join(allowed)}")
+    positive = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every")
+    for name in positive:
+        if getattr(config, name) < 1:
+            raise UserError(f"config.{name}={getattr(config, name)}: must be at least 1")
+    scale = config.data.scale
+    if scale < 2 or scale & (scale - 1):
+        raise UserError(f"config.data.scale={scale}: must be a power of two from 2")
+    if config.loss.ssim_window == "gaussian" and config.data.clinical_patch_px < 11:
+        raise UserError(
+            f"config.data.clinical_patch_px={config.data.clinical_patch_px}: smaller than the SSIM "
+            "window of 11 pixels; use larger patches or config.loss.ssim_window=global"
+        )
+
+
+def _from_dict(kind: type, values: dict[str, Any]) -> Any:
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UserError(f"configuration field {unknown[0]!r} is unknown to this version")
+    nested: dict[str, Any] = {name: known[name].default_factory for name in values}
+    return kind(
+        **{
+            name: _from_dict(nested[name], value) if isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int
 
 
 class ImagePool(NamedTuple):
-    """`images` of shape (size, h, w, c), of which the first `count` are filled."""
+    """`images` of shape (size, h, w, c), of which the first `filled` are in use."""
 
     images: Float[Array, "size h w c"]
-    count: Int[Array, ""]
+    filled: Int[Array, ""]
 
 
 def empty_pool(size: int, image_shape: tuple[int, int, int]) -> ImagePool:
@@ -34,14 +34,12 @@ def exchange(
     def one(pool: ImagePool, fake_and_key: tuple[Array, Array]) -> tuple[ImagePool, Array]:
         fake, key = fake_and_key
         swap_key, slot_key = jax.random.split(key)
-        filling = pool.count < size
+        filling = pool.filled < size
         swapping = ~filling & jax.random.bernoulli(swap_key)
-        slot = jnp.where(filling, pool.count, jax.random.randint(slot_key, (), 0, size))
+        slot = jnp.where(filling, pool.filled, jax.random.randint(slot_key, (), 0, size))
         older = pool.images[slot]
         stored = jnp.where(filling | swapping, fake, older)
         seen = jnp.where(swapping, older, fake)
-        return ImagePool(
-            pool.images.at[slot].set(stored), jnp.minimum(pool.count + 1, size)
-        ), seen
+        return ImagePool(pool.images.at[slot].set(stored), jnp.minimum(pool.filled + 1, size)), seen
 
     return jax.lax.scan(one, pool, (fakes, jax.random.split(key, fakes.shape[0])))

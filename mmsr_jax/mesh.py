@@ -1,7 +1,14 @@
 """The one mesh of a run: all devices of all processes along one axis, "data"."""
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 
 def data_mesh() -> Mesh:

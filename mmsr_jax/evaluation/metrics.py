@@ -1,22 +1,23 @@
-"""Metrics of single images: NumPy, float, (rows, columns), values in [-1, 1] unless stated.
+"""Metrics of single images: NumPy, (rows, columns), values in [-1, 1].
 
-PSNR and SSIM are scikit-image's with a data range of 2. SSIM uses Wang et al.'s Gaussian window.
+PSNR and SSIM are scikit-image's for a data range of 2; SSIM has Wang et al.'s Gaussian window.
 """
 
 import numpy as np
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.morphology import disk
 
 DATA_RANGE = 2.0
 
 
 def psnr(truth: np.ndarray, image: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB."""
+    """Peak signal-to-noise ratio in dB; infinite for equal images."""
     return float(peak_signal_noise_ratio(truth, image, data_range=DATA_RANGE))
 
 
 def ssim(truth: np.ndarray, image: np.ndarray) -> float:
-    """Mean structural similarity, at most 1 (11 × 11 Gaussian window, σ 1.5)."""
+    """Mean structural similarity, at most 1 (11 × 11 window, σ 1.5)."""
     return float(
         structural_similarity(
             truth, image, data_range=DATA_RANGE, gaussian_weights=True, use_sample_covariance=False
@@ -25,72 +26,95 @@ def ssim(truth: np.ndarray, image: np.ndarray) -> float:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation of two images; −1 tells of an inverted one."""
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    """Pearson's correlation; −1 tells of an inverted image.
+
+    0 if one of the images is blank.
+    """
+    a, b = (image.astype(np.float64).ravel() for image in (a, b))
+    deviations = a.std() * b.std()
+    return float(np.mean((a - a.mean()) * (b - b.mean())) / deviations) if deviations else 0.0
 
 
 def edge_strength(truth: np.ndarray, image: np.ndarray) -> float:
-    """Mean gradient magnitude at the truth's structure edges, over the truth's own there.
+    """Gradient across the truth's structure edges, over the truth's own gradient there.
 
-    Structure edges are the tenth of the pixels with the steepest gradients of the truth (Gaussian
-    derivatives, σ 1 pixel). 1 is as sharp as the truth; edges in wrong places do not count.
+    Structures are what stays of the truth's dense tissue (above 0, −300 HU in the clinical window)
+    after an opening by a disc of 3 pixels: vessels, airway walls, nodules, no septa. Their edges
+    are a band of 2 pixels on both sides. Gradients (Gaussian, σ 1 pixel) count along the truth's
+    own direction: an edge that is missing, blurred or elsewhere does not count, nor does texture.
+
+    Returns:
+      1 for the truth, 0 for a blank image, negative for an inverted one; NaN without structures.
     """
-    of_truth = ndimage.gaussian_gradient_magnitude(truth.astype(np.float64), 1.0)
-    of_image = ndimage.gaussian_gradient_magnitude(image.astype(np.float64), 1.0)
-    edges = of_truth >= np.quantile(of_truth, 0.9)
-    return float(of_image[edges].mean() / of_truth[edges].mean())
+    structures = ndimage.binary_opening(truth > 0, disk(3))
+    band = ndimage.binary_dilation(structures, disk(2)) & ~ndimage.binary_erosion(
+        structures, disk(2)
+    )
+    if not band.any():
+        return float("nan")
+    of_truth, of_image = (_gradient(picture)[:, band] for picture in (truth, image))
+    length = np.linalg.norm(of_truth, axis=0)
+    along = (of_image * of_truth).sum(axis=0) / np.maximum(length, 1e-12)
+    return float(along.mean() / length.mean())
+
+
+def _gradient(image: np.ndarray) -> np.ndarray:
+    return np.stack(
+        [
+            ndimage.gaussian_filter(image.astype(np.float64), 1.0, order=order)
+            for order in ((1, 0), (0, 1))
+        ]
+    )
 
 
 def grid_energy_db(image: np.ndarray, period_px: int) -> float:
-    """How far texture depends on its place in the `period_px` grid: 0 dB if not at all.
+    """How much fine detail depends on its place in the `period_px` grid; 0 dB if not at all.
 
-    The power of the image's fine detail (beyond a Gaussian of σ 1 pixel) is averaged for every
-    position within the grid cell, along rows and along columns; the result is the larger ratio, in
-    dB, of the strongest to the weakest of the `period_px` positions.
+    Power of the detail (what a Gaussian of σ 1 pixel removes), averaged for each position of a
+    row, and of a column, within its grid cell: the ratio in dB of the strongest position to the
+    weakest, for rows or columns, whichever is larger. Random detail shows a few tenths of a dB.
     """
-    detail = image - ndimage.gaussian_filter(image.astype(np.float64), 1.0)
-    rows, columns = (size - size % period_px for size in image.shape)
-    cells = detail[:rows, :columns].reshape(
-        rows // period_px, period_px, columns // period_px, period_px
-    )
+    picture = image.astype(np.float64)
+    power = (picture - ndimage.gaussian_filter(picture, 1.0)) ** 2
     ratios = []
-    for axes in ((0, 2, 3), (0, 1, 2)):
-        power = (cells**2).mean(axis=axes)
-        ratios.append(10 * np.log10(power.max() / max(power.min(), 1e-12)))
+    for axis in (0, 1):
+        position = np.indices(image.shape)[axis] % period_px
+        means = np.bincount(position.ravel(), power.ravel()) / np.bincount(position.ravel())
+        ratios.append(10 * np.log10(means.max() / max(means.min(), 1e-12)))
     return float(max(ratios))
 
 
-def radial_spectrum(image: np.ndarray, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Mean power by radial frequency: (cycles per pixel in (0, 0.5], log10 power), Hann-windowed.
+def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Power by radial frequency of the largest centred square, under a Hann window.
 
-    Args:
-      image: a square image.
-      bins: the number of rings.
+    Returns:
+      Frequencies in cycles a pixel, up to 0.5, and log10 of the mean power of their rings.
     """
     size = min(image.shape)
-    square = image[:size, :size].astype(np.float64)
+    top, left = ((extent - size) // 2 for extent in image.shape)
+    square = image[top : top + size, left : left + size].astype(np.float64)
     window = np.outer(np.hanning(size), np.hanning(size))
     power = np.abs(np.fft.fft2((square - square.mean()) * window)) ** 2 / (window**2).sum()
     frequency = np.fft.fftfreq(size)
-    radius = np.hypot(*np.meshgrid(frequency, frequency, indexing="ij"))
-    ring = np.ceil(radius / 0.5 * bins).astype(int)
-    counts = np.bincount(ring.ravel(), minlength=bins + 1)[1 : bins + 1]
-    sums = np.bincount(ring.ravel(), power.ravel(), minlength=bins + 1)[1 : bins + 1]
-    centres = (np.arange(bins) + 0.5) * 0.5 / bins
-    filled = counts > 0
-    return centres[filled], np.log10(sums[filled] / counts[filled] + 1e-12)
+    rings = size // 4
+    ring = np.ceil(np.hypot(frequency[:, None], frequency[None, :]) / 0.5 * rings).astype(int)
+    wanted = slice(1, rings + 1)
+    counts = np.bincount(ring.ravel(), minlength=rings + 1)[wanted]
+    sums = np.bincount(ring.ravel(), power.ravel(), minlength=rings + 1)[wanted]
+    return (np.arange(rings) + 0.5) * 0.5 / rings, np.log10(sums / counts + 1e-12)
 
 
-def spectrum_distance(
-    images: list[np.ndarray], references: list[np.ndarray], scale: int
-) -> float:
-    """Mean absolute difference of radial spectra, in decades, above the scan's Nyquist frequency.
+def spectrum_distance(images: np.ndarray, references: np.ndarray, scale: int) -> float:
+    """Mean difference of two sets' radial spectra, in decades, beyond the scan's resolution.
 
-    Only frequencies beyond 0.5 / `scale` cycles a micro pixel count: what super-resolution adds.
+    Args:
+      images: (n, rows, columns).
+      references: (m, rows, columns), of the same size.
+      scale: only frequencies above 0.5 / `scale` cycles a pixel count: what the scan cannot hold.
     """
-    spectra = []
-    for group in (images, references):
-        frequencies, _ = radial_spectrum(group[0])
-        spectra.append(np.mean([radial_spectrum(image)[1] for image in group], axis=0))
-    beyond = frequencies > 0.5 / scale
-    return float(np.abs(spectra[0] - spectra[1])[beyond].mean())
+    frequencies = radial_spectrum(images[0])[0]
+    of_images, of_references = (
+        np.mean([radial_spectrum(image)[1] for image in group], axis=0)
+        for group in (images, references)
+    )
+    return float(np.abs(of_images - of_references)[frequencies > 0.5 / scale].mean())

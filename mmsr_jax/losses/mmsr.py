@@ -28,7 +28,7 @@ _RANGE_TOLERANCE = 1e-3
 def average_pool(
     images: Float[Array, "n h w c"], scale: int
 ) -> Float[Array, "n h/{scale} w/{scale} c"]:
-    """f of the paper: means over `scale` × `scale` blocks.
+    """F of the paper: means over `scale` × `scale` blocks.
 
     Raises:
       ValueError: if the height or the width is not a multiple of `scale`.
@@ -43,7 +43,7 @@ def average_pool(
 def nearest_upsample(
     images: Float[Array, "n h w c"], scale: int
 ) -> Float[Array, "n h*{scale} w*{scale} c"]:
-    """g of the paper: every pixel repeated into a `scale` × `scale` block."""
+    """G of the paper: every pixel repeated into a `scale` × `scale` block."""
     return jnp.repeat(jnp.repeat(images, scale, axis=1), scale, axis=2)
 
 
@@ -188,9 +188,7 @@ def _gaussian_means(height: int, width: int) -> Callable[[Array], Array]:
     """Means under the Gaussian window, as two products with band matrices (exact and fast)."""
 
     def band_matrix(size: int) -> np.ndarray:
-        taps = np.exp(
-            -0.5 * ((np.arange(_WINDOW_PX) - _WINDOW_PX // 2) / _WINDOW_SIGMA_PX) ** 2
-        )
+        taps = np.exp(-0.5 * ((np.arange(_WINDOW_PX) - _WINDOW_PX // 2) / _WINDOW_SIGMA_PX) ** 2)
         rows = size - _WINDOW_PX + 1
         matrix = np.zeros((rows, size), np.float32)
         for row in range(rows):

@@ -1,31 +1,21 @@
-"""Methods: which networks, wired by which losses. `train_step` knows only the four functions."""
+"""Methods: which networks, wired by which losses."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from data_pipelines.errors import UserError
+from mmsr_jax.config import Config
+from mmsr_jax.methods import cyclegan
+from mmsr_jax.methods.method import Images, Method, Params, Terms
 
-from jaxtyping import Array
+__all__ = ["Images", "Method", "Params", "Terms", "create"]
 
-Params = dict[str, Any]
-Terms = dict[str, Array]
-Images = dict[str, Array]
+_METHODS = {"cyclegan": cyclegan.create}
 
 
-class Method(NamedTuple):
-    """A training method as pure functions of explicit parameters.
+def create(config: Config) -> Method:
+    """The method that `config.method` names.
 
-    `params` has a "generators" and a "discriminators" branch. A batch is {"clinical": (n, h, w, 1),
-    "micro": (n, s·h, s·w, 1)} in [-1, 1].
+    Raises:
+      UserError: there is no such method.
     """
-
-    init: Callable[[Array], Params]
-    """key → params."""
-    generator_loss: Callable[[Params, Images, Array], tuple[Array, tuple[Images, Terms]]]
-    """(params, batch, key) → (loss, (fakes by domain, named terms))."""
-    discriminator_loss: Callable[[Params, Images, Images], tuple[Array, Terms]]
-    """(params, fakes, batch) → (loss, named terms)."""
-    super_resolve: Callable[[Params, Array], Array]
-    """(params, clinical) → micro."""
-    translate: Callable[[Params, Images], Images]
-    """(params, batch) → every translation worth looking at, by name."""
-    reach_px: float | None
-    """How far a super-resolved pixel sees, in clinical pixels; None: the whole image."""
+    if config.method not in _METHODS:
+        raise UserError(f"config.method={config.method!r}: must be one of {', '.join(_METHODS)}")
+    return _METHODS[config.method](config)

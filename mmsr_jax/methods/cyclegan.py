@@ -17,7 +17,7 @@ from mmsr_jax.losses import (
     lsgan_generator_loss,
     mmsr_loss,
 )
-from mmsr_jax.methods import Images, Method, Params, Terms
+from mmsr_jax.methods.method import Images, Method, Params, Terms
 from mmsr_jax.networks.discriminators import PatchDiscriminator
 from mmsr_jax.networks.generators import DownResnet, SrResnet
 
@@ -27,7 +27,9 @@ Constructors = dict[str, dict[str, Callable[..., Any]]]
 def create(config: Config) -> Method:
     """SR-CycleGAN for a configuration."""
     constructors = _constructors(config)
-    modules = jax.tree.map(lambda make: nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), constructors)
+    modules = jax.tree.map(
+        lambda make: nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), constructors
+    )
     graphs = jax.tree.map(nnx.graphdef, modules, is_leaf=lambda node: isinstance(node, nnx.Module))
 
     def init(key: Array) -> Params:
@@ -74,7 +76,7 @@ def create(config: Config) -> Method:
             both = jnp.concatenate([batch[domain], fakes[domain]])
             real, fake = jnp.split(apply(params, "discriminators", domain, both), 2)
             terms[f"discriminator_{domain}"] = lsgan_discriminator_loss(real, fake)
-        return sum(terms.values()), terms
+        return jnp.asarray(sum(terms.values())), terms
 
     def super_resolve(params: Params, clinical: Array) -> Array:
         return apply(params, "generators", "clinical_to_micro", clinical)
@@ -85,14 +87,20 @@ def create(config: Config) -> Method:
 
 def _constructors(config: Config) -> Constructors:
     nets, dtype = config.networks, jnp.dtype(config.compute_dtype)
-    generator = {"scale": config.data.scale, "norm": nets.norm, "dtype": dtype}
-    discriminator = partial(PatchDiscriminator, channels=nets.discriminator_channels, dtype=dtype)
+    generator: dict[str, Any] = {"scale": config.data.scale, "norm": nets.norm, "dtype": dtype}
+    discriminator = partial(
+        PatchDiscriminator,
+        channels=nets.discriminator_channels,
+        max_channels=nets.discriminator_max_channels,
+        dtype=dtype,
+    )
     return {
         "generators": {
             "clinical_to_micro": partial(
                 SrResnet,
                 channels=nets.sr_channels,
                 blocks=nets.sr_blocks,
+                tail_channels=nets.sr_tail_channels,
                 upsample=nets.upsample,
                 **generator,
             ),

@@ -83,6 +83,21 @@ class Conv(nnx.Module):
         return self.conv(jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode=self.pad_mode))
 
 
+class ImageHead(nnx.Module):
+    """reflect conv7 → one channel, × 0.1, tanh: features to an image in [-1, 1], float32.
+
+    Adam moves thousands of head weights by the learning rate at once; without the factor a few
+    first steps saturate the tanh, and the output stays blank for good.
+    """
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv = Conv(channels, 1, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w 1"]:
+        """The image that `features` show."""
+        return jnp.tanh(0.1 * self.conv(features).astype(jnp.float32))
+
+
 class ResidualBlock(nnx.Module):
     """x + scale · norm(conv3(act(norm(conv3(x))))).
 
@@ -121,7 +136,13 @@ class UpsampleBlock(nnx.Module):
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, *, kind: Upsample, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kind: Upsample,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         if kind not in ("nearest", "smooth", "shuffle"):
             raise ValueError(f"upsample={kind!r}: must be 'nearest', 'smooth' or 'shuffle'")

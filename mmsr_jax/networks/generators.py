@@ -1,11 +1,14 @@
 """SR-CycleGAN's generators: across the scale gap in one direction each."""
 
+import itertools
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from mmsr_jax.networks.blocks import (
     Conv,
+    ImageHead,
     Norm,
     ResidualBlock,
     Upsample,
@@ -18,9 +21,9 @@ from mmsr_jax.networks.blocks import (
 class SrResnet(nnx.Module):
     """G1, clinical to micro: a trunk of residual blocks at low resolution and an upsampling tail.
 
-    reflect conv7 → `channels`; `blocks` residual blocks; conv3; log2(scale) upsampling blocks that
-    halve the channels each; reflect conv7 → 1; tanh. No norm before the first residual, so the
-    absolute intensity of the scan stays readable (an instance norm after the stem removes it).
+    reflect conv7 → `channels`; `blocks` residual blocks; conv3; log2(scale) upsampling blocks with
+    `tail_channels`, then half as many each; the image head. No norm before the first residual, so
+    the absolute intensity of the scan stays readable (an instance norm after the stem removes it).
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class SrResnet(nnx.Module):
         *,
         channels: int,
         blocks: int,
+        tail_channels: int,
         scale: int,
         norm: Norm,
         upsample: Upsample,
@@ -46,14 +50,14 @@ class SrResnet(nnx.Module):
         self.post = Conv(
             channels, channels, 3, padding=1, kernel_init=he_init, dtype=dtype, rngs=rngs
         )
-        widths = [channels >> level for level in range(levels + 1)]
+        widths = [channels, *(max(tail_channels >> level, 1) for level in range(levels))]
         self.upsampling = nnx.List(
             [
                 UpsampleBlock(wide, narrow, kind=upsample, dtype=dtype, rngs=rngs)
-                for wide, narrow in zip(widths[:-1], widths[1:], strict=True)
+                for wide, narrow in itertools.pairwise(widths)
             ]
         )
-        self.head = Conv(widths[-1], 1, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
+        self.head = ImageHead(widths[-1], dtype=dtype, rngs=rngs)
 
     @property
     def reach_px(self) -> float | None:
@@ -61,7 +65,13 @@ class SrResnet(nnx.Module):
         if self.norm == "instance":
             return None
         tail = sum(block.reach_px / 2**level for level, block in enumerate(self.upsampling))
-        return self.stem.padding + 2 * len(self.blocks) + 1 + tail + self.head.padding / self.scale
+        return (
+            self.stem.padding
+            + 2 * len(self.blocks)
+            + 1
+            + tail
+            + self.head.conv.padding / self.scale
+        )
 
     def __call__(self, clinical: Float[Array, "n h w 1"]) -> Float[Array, "n h*s w*s 1"]:
         """Super-resolve clinical images in [-1, 1]; float32 in [-1, 1] whatever the dtype."""
@@ -71,14 +81,14 @@ class SrResnet(nnx.Module):
         features = self.post(features)
         for upsample in self.upsampling:
             features = upsample(features)
-        return jnp.tanh(self.head(features).astype(jnp.float32))
+        return self.head(features)
 
 
 class DownResnet(nnx.Module):
     """G2, micro to clinical: strided convolutions, then residual blocks at low resolution.
 
     conv7 → `channels`; log2(scale) conv4 of stride 2 with at most 4 × `channels`; `blocks`
-    residual blocks; conv7 → 1; tanh. Needed in training only.
+    residual blocks; the image head. Needed in training only.
     """
 
     def __init__(
@@ -97,15 +107,22 @@ class DownResnet(nnx.Module):
         self.downsampling = nnx.List(
             [
                 Conv(
-                    narrow, wide, 4, stride=2, padding=1, kernel_init=he_init, dtype=dtype, rngs=rngs
+                    narrow,
+                    wide,
+                    4,
+                    stride=2,
+                    padding=1,
+                    kernel_init=he_init,
+                    dtype=dtype,
+                    rngs=rngs,
                 )
-                for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+                for narrow, wide in itertools.pairwise(widths)
             ]
         )
         self.blocks = nnx.List(
             [ResidualBlock(widths[-1], norm=norm, dtype=dtype, rngs=rngs) for _ in range(blocks)]
         )
-        self.head = Conv(widths[-1], 1, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
+        self.head = ImageHead(widths[-1], dtype=dtype, rngs=rngs)
 
     def __call__(self, micro: Float[Array, "n H W 1"]) -> Float[Array, "n H/s W/s 1"]:
         """Clinical-like images of micro images in [-1, 1]; float32 in [-1, 1]."""
@@ -114,4 +131,4 @@ class DownResnet(nnx.Module):
             features = leaky_relu(downsample(features))
         for block in self.blocks:
             features = block(features)
-        return jnp.tanh(self.head(features).astype(jnp.float32))
+        return self.head(features)

@@ -59,7 +59,7 @@ def test_normalisation_from_stored_values_is_that_of_the_volume_values():
 
 
 def test_no_card(tmp_path):
-    with pytest.raises(UserError, match="has no dataset_card.json; make one with"):
+    with pytest.raises(UserError, match=r"has no dataset_card\.json; make one with"):
         dataset_card.load(tmp_path)
 
 

@@ -16,9 +16,7 @@ from data_pipelines.patch_sampling import (
 
 def sample(array, mask, patch_px, count, seed=0, **options):
     options = {"least_std": 0.0, "name": "case"} | options
-    return sample_positions(
-        array, mask, patch_px, count, np.random.default_rng(seed), **options
-    )
+    return sample_positions(array, mask, patch_px, count, np.random.default_rng(seed), **options)
 
 
 def brute_force(mask, patch_px, planes=(0,), least_inside=1.0):
@@ -50,7 +48,9 @@ def test_asking_for_all_positions_gives_each_valid_one_once(planes, patch_px):
 def test_patches_lie_in_the_mask_to_the_stated_fraction(seed, patch_px, least_inside):
     rng = np.random.default_rng(seed)
     mask = rng.random((3, 8, 6)) < 0.9
-    valid = brute_force(mask, patch_px, least_inside=round(least_inside * patch_px**2) / patch_px**2)
+    valid = brute_force(
+        mask, patch_px, least_inside=round(least_inside * patch_px**2) / patch_px**2
+    )
     if len(valid) < 5:
         return
     found = sample(rng.random(mask.shape), mask, patch_px, 5, seed, least_inside=least_inside)

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from data_pipelines import phantom as module
 from data_pipelines.phantom import (
@@ -15,7 +14,6 @@ from data_pipelines.phantom import (
     scan_micro,
 )
 
-WALL_PX = 24
 REAL = Path(__file__).parents[3] / "shared/data/micro/lung_microct_texture_1.png"
 # Measured on parenchyma (no large airway) of two real lung micro-CT slices, MIT licence,
 # github.com/bnherrerac/alveolar-micro-CT-reconstruction; air mode at -1, tissue mode at +0.486.
@@ -48,14 +46,19 @@ def texture_statistics(crops: list[np.ndarray]) -> dict[str, float]:
 
 
 def power_spectrum(crops: list[np.ndarray]) -> np.ndarray:
-    """Mean radial power of 170 px crops in 7 bands from 0.02 to 0.4 cycles per pixel."""
+    """Mean radial power of the 170 px crops in 7 bands from 0.02 to 0.4 cycles per pixel."""
     size = 170
     taper = np.outer(np.hanning(size), np.hanning(size))
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
     band = np.digitize(radius, np.geomspace(0.02, 0.4, 8))
     powers = []
-    for crop in crops:
-        part = crop[:size, :size]
+    parts = [
+        crop[top : top + size, left : left + size]
+        for crop in crops
+        for top in range(0, crop.shape[0] - size + 1, size)
+        for left in range(0, crop.shape[1] - size + 1, size)
+    ]
+    for part in parts:
         power = np.abs(np.fft.fft2((part - part.mean()) * taper)) ** 2
         powers.append([power[band == k].mean() for k in range(1, 8)])
     return np.mean(powers, axis=0)
@@ -72,12 +75,11 @@ def truth(phantom: LungPhantom) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def micro_crops() -> list[np.ndarray]:
-    crops = []
-    for seed in range(6):
-        micro = window(scan_micro(LungPhantom(seed).slice_hu(0.0), np.random.default_rng(seed)))
-        crops += [micro[y : y + 170, x : x + 170] for y in (70, 270) for x in (70, 270)]
-    return crops
+def micro_slices() -> list[np.ndarray]:
+    return [
+        window(scan_micro(LungPhantom(seed).slice_hu(0.0), np.random.default_rng(seed)))
+        for seed in range(8)
+    ]
 
 
 def test_same_seed_gives_same_slice_in_any_order() -> None:
@@ -95,8 +97,6 @@ def test_slice_shape_type_and_range(size_px: int) -> None:
     assert image.dtype == np.float32
     assert image.min() >= -1000
     assert image.max() <= 400
-    within_wall = (1 - 2 * WALL_PX / size_px) ** 2
-    assert 0.7 < phantom.lung_mask(-3.0).mean() / within_wall < 1
     np.testing.assert_allclose(phantom.slice_hu(-3.0 + phantom.depth_mm), image, atol=2)
 
 
@@ -106,28 +106,36 @@ def test_unusable_size_is_refused(size_px: int) -> None:
         LungPhantom(0, size_px)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_wall_is_soft_tissue_on_all_sides(seed: int) -> None:
-    image = LungPhantom(seed, 256, wall_px=WALL_PX).slice_hu(1.0)
-    border = np.ones(image.shape, bool)
-    border[WALL_PX - 1 : 1 - WALL_PX, WALL_PX - 1 : 1 - WALL_PX] = False
-    assert image[border].min() > -320
-    assert abs(np.median(image[border]) - 40) < 15
+@pytest.mark.parametrize("size_px", [128, 256, 512])
+def test_vessels_run_everywhere_in_the_frame(size_px: int) -> None:
+    phantoms = [LungPhantom(seed, size_px) for seed in range(6)]
+    shares = []
+    for phantom in phantoms:
+        for z in np.linspace(0, phantom.depth_px, 8, endpoint=False):
+            vessels = np.maximum(
+                phantom._coverage(phantom.arteries, z), phantom._coverage(phantom.veins, z)
+            )
+            blocks = vessels.reshape(4, size_px // 4, 4, size_px // 4)
+            shares.append(blocks.mean(axis=(1, 3)))
+    assert min(share.max() for share in shares) > 0
+    mean = np.mean(shares, axis=0)
+    assert mean.min() > 0.1 * mean.mean()
+    assert min(mean[0, 0], mean[0, 3], mean[3, 0], mean[3, 3]) > 0.25 * mean.mean()
 
 
-def test_lung_mask_is_what_a_threshold_finds(phantom: LungPhantom, truth: np.ndarray) -> None:
-    labels, _ = ndimage.label(ndimage.gaussian_filter(truth, 4) < -320)
-    largest = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    closed = ndimage.binary_closing(largest, iterations=25)
-    found = ndimage.binary_fill_holes(closed)
-    assert found is not None
-    lung = phantom.lung_mask(2.0)
-    assert (found & lung).sum() / (found | lung).sum() > 0.93
+@pytest.mark.parametrize(("size_px", "least", "most"), [(128, 0.1, 0.5), (512, 0.5, 1.0)])
+def test_number_of_nodules_in_a_slice(size_px: int, least: float, most: float) -> None:
+    phantoms = [LungPhantom(seed, size_px) for seed in range(24)]
+    found = [
+        abs(center[2]) < radius or abs(center[2] - phantom.depth_mm) < radius
+        for phantom in phantoms
+        for center, radius in phantom.nodules
+    ]
+    assert least < sum(found) / len(phantoms) < most
 
 
 def test_neighbouring_slices_agree_and_distant_ones_less(phantom: LungPhantom) -> None:
-    lung = phantom.lung_mask(0.0)
-    slices = [phantom.slice_hu(k * SLICE_SPACING_MM)[lung] for k in (0, 1, 2, 4)]
+    slices = [phantom.slice_hu(k * SLICE_SPACING_MM).ravel() for k in (0, 1, 2, 4)]
     correlations = [np.corrcoef(slices[0], other)[0, 1] for other in slices[1:]]
     assert correlations == sorted(correlations, reverse=True)
     assert correlations[0] > 0.4
@@ -136,21 +144,19 @@ def test_neighbouring_slices_agree_and_distant_ones_less(phantom: LungPhantom) -
 
 def test_a_nodule_lies_where_the_attribute_says(phantom: LungPhantom) -> None:
     y, x = np.mgrid[: phantom.size_px, : phantom.size_px] * MICRO_SPACING_MM
-    for center, radius in phantom.nodules:
+    for center, radius in phantom.nodules[::3]:
         image = phantom.slice_hu(center[2])
         core = np.hypot(x - center[0], y - center[1]) < 0.8 * radius
         np.testing.assert_allclose(image[core], module.NODULE_HU, atol=1)
-        assert phantom.lung_mask(center[2])[core].all()
+        assert all(radius < c < phantom.size_px * MICRO_SPACING_MM - radius for c in center[:2])
 
 
 def test_an_airway_is_air_in_a_wall_beside_its_artery(phantom: LungPhantom) -> None:
     lumens, walls = phantom.airway_lumens, phantom.airway_walls
     assert (walls.radius > lumens.radius + 1).all()
     middle, radius = (lumens.start + lumens.end) / 2, lumens.radius.mean(axis=1)
-    inside = [
-        phantom._depth_inside_px(*point) > 3 * r for point, r in zip(middle, radius, strict=True)
-    ]
-    chosen = np.flatnonzero(np.array(inside) & (radius > 3))[::40]
+    inside = (np.abs(middle[:, :2] - phantom.size_px / 2) < phantom.size_px / 2 - 1).all(axis=1)
+    chosen = np.flatnonzero(inside & (radius > 3))[::80]
     assert len(chosen) > 2
     arteries = (phantom.arteries.start + phantom.arteries.end) / 2
     for k in chosen:
@@ -190,8 +196,12 @@ def test_clinical_scanner_noise_and_correlation(scale: int) -> None:
 def test_clinical_scan_is_the_blurred_pooled_truth(truth: np.ndarray) -> None:
     scan = scan_clinical(truth, np.random.default_rng(0), noise_hu=0)
     assert scan.mean() == pytest.approx(truth.mean(), abs=1)
-    pooled = truth.reshape(64, 8, 64, 8).mean(axis=(1, 3))
-    assert np.corrcoef(scan.ravel(), pooled.ravel())[0, 1] > 0.97
+    frequency = np.fft.fftfreq(512)
+    gaussian = np.exp(-2 * (np.pi * 4 * frequency) ** 2)  # transform of a Gaussian of 8/2 pixels
+    blurred = np.fft.ifft2(np.fft.fft2(truth) * np.outer(gaussian, gaussian)).real
+    pooled = blurred.reshape(64, 8, 64, 8).mean(axis=(1, 3))
+    inner = np.s_[3:-3, 3:-3]  # the transform wraps around
+    np.testing.assert_allclose(scan[inner], pooled[inner], atol=0.5)
 
 
 def test_volumes_share_frame_and_slices() -> None:
@@ -204,11 +214,16 @@ def test_volumes_share_frame_and_slices() -> None:
     np.testing.assert_allclose(micro.geometry.origin_mm, 0, atol=1e-12)
     pooled = micro.array.reshape(3, 32, 8, 32, 8).mean(axis=(2, 4))
     assert pooled.mean() == pytest.approx(clinical.array.mean(), abs=3)
-    assert np.corrcoef(pooled.ravel(), clinical.array.ravel())[0, 1] > 0.97
+    correlation = {
+        shift: np.corrcoef(np.roll(pooled, shift, (0, 1, 2)).ravel(), clinical.array.ravel())[0, 1]
+        for shift in np.ndindex(3, 3, 3)
+    }
+    assert max(correlation, key=lambda shift: correlation[shift]) == (0, 0, 0)
+    assert correlation[0, 0, 0] > 0.8
 
 
-def test_texture_resembles_real_micro_ct(micro_crops: list[np.ndarray]) -> None:
-    found = texture_statistics(micro_crops)
+def test_texture_resembles_real_micro_ct(micro_slices: list[np.ndarray]) -> None:
+    found = texture_statistics(micro_slices)
     assert found["mean"] == pytest.approx(REAL_MEAN, abs=0.07)
     assert found["std"] == pytest.approx(REAL_STD, abs=0.06)
     assert found["level_90_percent"] == pytest.approx(REAL_LEVEL_90_PERCENT, abs=0.1)
@@ -218,7 +233,7 @@ def test_texture_resembles_real_micro_ct(micro_crops: list[np.ndarray]) -> None:
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"no real micro-CT at {REAL}")
-def test_numbers_and_spectrum_of_the_real_texture(micro_crops: list[np.ndarray]) -> None:
+def test_numbers_and_spectrum_of_the_real_texture(micro_slices: list[np.ndarray]) -> None:
     from skimage.io import imread
 
     span = (1 + REAL_TISSUE_VALUE) / REAL_TISSUE_GREY
@@ -231,5 +246,5 @@ def test_numbers_and_spectrum_of_the_real_texture(micro_crops: list[np.ndarray])
     assert real["level_90_percent"] == pytest.approx(REAL_LEVEL_90_PERCENT, abs=0.01)
     assert real["tissue_fraction"] == pytest.approx(REAL_TISSUE_FRACTION, abs=0.002)
     assert real["mean_chord_px"] == pytest.approx(REAL_MEAN_CHORD_PX, abs=1)
-    decades = np.log10(power_spectrum(micro_crops) / power_spectrum(crops))
+    decades = np.log10(power_spectrum(micro_slices) / power_spectrum(crops))
     assert np.abs(decades).max() < 0.25

@@ -1,0 +1,1 @@
+"""Super-resolution of slices and volumes with a trained model."""

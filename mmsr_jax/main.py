@@ -1,0 +1,67 @@
+"""Command line: train, then super-resolve and score the dataset's held-out scans.
+
+python -m mmsr_jax.main --config=configs/cyclegan.py[:PRESET] [--workdir=DIR]
+[--config.FIELD=VALUE ...]
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from data_pipelines.errors import UserError, reported_in_one_line
+from mmsr_jax.config import Config, field_names
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/, with a preset after a colon.", lock_config=False
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME if not given.")
+
+
+def main(argv: list[str]) -> None:
+    """Run the command line."""
+    with reported_in_one_line():
+        config = _config(argv)
+        # JAX and TensorFlow start after the cheap checks.
+        from mmsr_jax.compilation_cache import enable_compilation_cache
+        from mmsr_jax.train import Interrupted, train_and_evaluate
+
+        logging.set_verbosity(logging.WARNING)
+        enable_compilation_cache()
+        workdir = Path(_WORKDIR.value or f"runs/{config.name}")
+        try:
+            dataset, card = train_and_evaluate(config, workdir)
+        except Interrupted as interrupted:
+            print(interrupted, file=sys.stderr)
+            sys.exit(128 + interrupted.signal)
+        print(f"checkpoints: {workdir / 'checkpoints'}")
+        if card.held_out:
+            from mmsr_jax.report.held_out import report_held_out
+
+            print(report_held_out(workdir, dataset, card))
+
+
+def _config(argv: list[str]) -> Config:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; overrides look like --config.steps=100")
+    if not isinstance(_CONFIG.value, Config):
+        raise UserError("no --config given that can be read; try --config=configs/cyclegan.py")
+    return _CONFIG.value
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parse absl flags; an unknown configuration field is one line that lists the fields."""
+    with reported_in_one_line():
+        try:
+            return flags.FLAGS(argv)
+        except (KeyError, AttributeError) as error:
+            raise UserError(
+                f"{error.args[0]!s}; the fields are {', '.join(field_names())}"
+            ) from error
+        except (flags.Error, ValueError, TypeError, OSError) as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

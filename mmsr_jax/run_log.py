@@ -1,0 +1,68 @@
+"""What a run tells: `metrics.jsonl`, TensorBoard events, the progress bar."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+_METRICS = "metrics.jsonl"
+_IN_THE_BAR = ("generator_loss", "structure_clinical", "adversarial_micro", "correlation")
+
+
+class RunLog:
+    """The log of one run, continued at `start_step`: what was logged beyond it is dropped.
+
+    `metrics.jsonl` has a line for every logging and validation, without times, so that a resumed
+    run ends with the same file as one that was never stopped.
+    """
+
+    def __init__(self, workdir: Path, start_step: int, steps: int):
+        self._path = workdir / _METRICS
+        kept = [line for line in _lines(self._path) if line["step"] <= start_step]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, self._path)
+        self._file = self._path.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._bar = tqdm(total=steps, initial=start_step, unit="step", dynamic_ncols=True)
+
+    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
+        """Log named values of a group, "train" or "validation"."""
+        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)
+        if group == "train":
+            shown = {name: f"{values[name]:.3f}" for name in _IN_THE_BAR if name in values}
+            self._bar.set_postfix(shown, refresh=False)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Log a uint8 (height, width) picture."""
+        self._board.add_image(name, picture, step, dataformats="HW")
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._bar.update()
+
+    def message(self, text: str) -> None:
+        """Print a line without breaking the progress bar."""
+        self._bar.write(text)
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def _lines(path: Path) -> list[dict]:
+    """Logged lines; one that a killed run left half-written is dropped."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

@@ -1,0 +1,279 @@
+"""Training from configuration to checkpoints; exact to resume."""
+
+import collections
+import dataclasses
+import datetime
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines import dataset_card
+from data_pipelines.batches import train_batches, validation_patches
+from data_pipelines.dataset_card import DatasetCard
+from data_pipelines.errors import UserError
+from data_pipelines.phantom_dataset import prepare_phantom
+from mmsr_jax import methods
+from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints
+from mmsr_jax.config import Config, check_config, config_from_dict, differing_fields
+from mmsr_jax.mesh import data_mesh, replicated, split_batch
+from mmsr_jax.methods import Images, Method, Params
+from mmsr_jax.run_log import RunLog
+from mmsr_jax.train_state import TrainState, create_train_state
+from mmsr_jax.train_step import TrainStep, make_train_step
+from mmsr_jax.validation import Arrays, collapse, panel, validate
+
+# Steps handed to the device before the host waits for the oldest: enough to hide the host's work,
+# few enough that a signal is answered within seconds.
+_STEPS_IN_FLIGHT = 4
+_STEPS_BEFORE_ESTIMATE = 20
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; everything up to `step` is saved."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f"stopped at step {step}; the same command resumes there")
+        self.signal = signal_number
+
+
+def train_and_evaluate(config: Config, workdir: Path) -> tuple[Path, DatasetCard]:
+    """Train as configured, or resume what `workdir` holds; returns the dataset and its card.
+
+    Args:
+      config: see `mmsr_jax.config`.
+      workdir: run directory: configuration, checkpoints, logs.
+
+    Raises:
+      data_pipelines.errors.UserError: bad configuration or dataset, a run directory of another
+        configuration, a non-finite loss.
+      Interrupted: SIGTERM or SIGINT came; the state is saved.
+    """
+    check_config(config)
+    method, mesh = methods.create(config), data_mesh()
+    _claim(workdir, config)
+    dataset, card = _dataset(config, workdir)
+    checkpoints = Checkpoints(workdir)
+    start, state = _first_state(config, method, checkpoints, replicated(mesh))
+    batches = train_batches(
+        dataset,
+        batch_size=config.batch_size,
+        start_step=start,
+        seed=config.seed,
+        augment=config.data.augment,
+        sharding=split_batch(mesh),
+    )
+    patches = validation_patches(dataset, config.data.validation_patches)
+    _announce(config, state, start, workdir)
+    log = RunLog(workdir, start, config.steps)
+    run = _Run(config, checkpoints, log, _meta(config, card), patches, jax.jit(method.translate))
+    try:
+        run.steps(make_train_step(config, method, mesh), state, batches, start)
+    finally:
+        checkpoints.close()
+        log.close()
+    return dataset, card
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the loop needs beside the state."""
+
+    config: Config
+    checkpoints: Checkpoints
+    log: RunLog
+    meta: CheckpointMeta
+    patches: Arrays
+    translate: Callable[[Params, Images], Images]
+
+    def steps(
+        self, train_step: TrainStep, state: TrainState, batches: Iterator[Images], start: int
+    ) -> None:
+        """Train from step `start` to the last; log, validate and save at their intervals."""
+        config, estimate = self.config, _Estimate(self.config.steps)
+        in_flight: collections.deque[jax.Array] = collections.deque()
+        with _StopSignal() as stop:
+            for step in range(start + 1, config.steps + 1):
+                state, done = train_step(state, next(batches))
+                in_flight.append(done)
+                if len(in_flight) > _STEPS_IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+                self.log.advance()
+                estimate.after(done, self.log)
+                last = step == config.steps
+                if step % config.log_every == 0:
+                    state = self.log_means(step, state)
+                score = None
+                if step % config.validate_every == 0 or last:
+                    score = self.validate(step, state)
+                if score is not None or step % config.checkpoint_every == 0 or stop.requested:
+                    _check_finite(state, step, config.log_every)
+                    self.checkpoints.save(step, state, self.meta, score)
+                if stop.requested and not last:
+                    raise Interrupted(step, stop.requested)
+
+    def log_means(self, step: int, state: TrainState) -> TrainState:
+        """Log the means over the interval; the one moment when metrics reach the host."""
+        _check_finite(state, step, self.config.log_every)
+        sums = jax.device_get(state.metric_sums)
+        means = {name: float(total) / self.config.log_every for name, total in sums.items()}
+        self.log.scalars(step, "train", means)
+        return state._replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
+
+    def validate(self, step: int, state: TrainState) -> float:
+        """Log metrics and pictures of the validation patches; the score of this state."""
+        scale = self.config.data.scale
+        values, translated = validate(
+            lambda batch: self.translate(state.params, batch), self.patches, scale
+        )
+        self.log.scalars(step, "validation", values)
+        self.log.image(step, "translations", panel(self.patches, translated, scale))
+        problem = collapse(values)
+        if problem and self.config.stop_on_collapse:
+            raise UserError(
+                f"step {step}: super-resolution is {problem}; lower the learning rate or raise "
+                "loss.lambda_1 (config.stop_on_collapse=false goes on)"
+            )
+        if problem:
+            self.log.message(f"WARNING: step {step}: super-resolution is {problem}")
+        return values["score"]
+
+
+class _StopSignal:
+    """Notes SIGTERM and SIGINT, so that the loop can save before it stops."""
+
+    requested = 0  # the signal's number
+
+    def __enter__(self) -> "_StopSignal":
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.requested = number
+
+
+class _Estimate:
+    """Prints, once, how long the whole run will take by the pace of its first steps."""
+
+    def __init__(self, steps: int):
+        self._steps, self._done, self._started = steps, 0, 0.0
+
+    def after(self, done: jax.Array, log: RunLog) -> None:
+        """Count a step; the first one compiles and is not timed."""
+        self._done += 1
+        if self._done == 1:
+            done.block_until_ready()
+            self._started = time.perf_counter()
+        elif self._done == _STEPS_BEFORE_ESTIMATE:
+            done.block_until_ready()
+            pace = (time.perf_counter() - self._started) / (self._done - 1)
+            log.message(
+                f"{pace * 1e3:.0f} ms a step: all {self._steps} steps take about "
+                f"{datetime.timedelta(seconds=round(pace * self._steps))}"
+            )
+
+
+def _claim(workdir: Path, config: Config) -> None:
+    """Write the configuration into a new run directory, or check it against an old one's."""
+    path = workdir / "config.json"
+    if path.exists():
+        differing = differing_fields(config, config_from_dict(json.loads(path.read_text())))
+        if differing:
+            raise UserError(
+                f"{workdir} belongs to a run of another configuration "
+                f"({'; '.join(differing)}); choose another --workdir"
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
+
+
+def _dataset(config: Config, workdir: Path) -> tuple[Path, DatasetCard]:
+    """The named dataset, or the embedded one, made on first use beside the run directories."""
+    data = config.data
+    directory = Path(data.directory) if data.directory else workdir / "phantom_dataset"
+    if not data.directory and not directory.exists():
+        prepare_phantom(
+            directory,
+            cases=data.phantom.cases,
+            size_px=data.phantom.size_px,
+            slices=data.phantom.slices,
+            held_out_cases=data.phantom.held_out_cases,
+            patches_per_volume=data.phantom.patches_per_volume,
+            clinical_patch=data.clinical_patch_px,
+            scale=data.scale,
+            seed=data.phantom.seed,
+        )
+    card = dataset_card.load(directory)
+    for name, wanted, found in (
+        ("scale", data.scale, card.scale),
+        ("clinical_patch_px", data.clinical_patch_px, card.clinical.patch_px),
+    ):
+        if wanted != found:
+            raise UserError(
+                f"config.data.{name}={wanted}, but {directory} was prepared with {found}; "
+                f"pass --config.data.{name}={found} or prepare it again"
+            )
+    return directory, card
+
+
+def _first_state(
+    config: Config, method: Method, checkpoints: Checkpoints, sharding: jax.sharding.Sharding
+) -> tuple[int, TrainState]:
+    """The step and state to go on from: the newest checkpoint's, or the initial ones."""
+    step = checkpoints.latest_step()
+    create = partial(create_train_state, config, method)
+    if step is None:
+        return 0, jax.jit(create, out_shardings=sharding)()
+    return step, checkpoints.restore(jax.eval_shape(create), sharding)
+
+
+def _meta(config: Config, card: DatasetCard) -> CheckpointMeta:
+    micro = [{"air": case.air, "tissue": case.tissue} for case in card.micro.cases]
+    dataset = {"scale": card.scale, "window_hu": list(card.window_hu), "micro_anchors": micro}
+    return CheckpointMeta(config=dataclasses.asdict(config), dataset=dataset)
+
+
+def _announce(config: Config, state: TrainState, start: int, workdir: Path) -> None:
+    devices = jax.devices()
+    kind = f"{devices[0].platform} {devices[0].device_kind}"
+    print(f"{len(devices)} device(s) ({kind}) of {jax.process_count()} process(es)")
+    for branch, networks in state.params.items():
+        counts = (
+            f"{name} {sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+            for name, params in networks.items()
+        )
+        print(f"{branch}: parameters of {', '.join(counts)}")
+    verb = f"resuming at step {start} of" if start else "training for"
+    print(f"{verb} {config.steps:,} steps of {config.batch_size} patch pair(s) in {workdir}")
+
+
+def _check_finite(state: TrainState, step: int, interval: int) -> None:
+    sums = jax.device_get(state.metric_sums)
+    bad = sorted(name for name, total in sums.items() if not np.isfinite(total))
+    if bad:
+        first = (step - 1) // interval * interval + 1
+        raise UserError(
+            f"{', '.join(bad)} became non-finite in steps {first} to {step}; the last checkpoint "
+            "is from before: lower optimizer.learning_rate, or look for bad patches"
+        )
