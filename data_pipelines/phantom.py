@@ -133,8 +133,9 @@ class LungPhantom:
         self._ducts = _Drifting.hexagonal(rng, self.size_px, DUCT_PX, jitter=0.35, lift=0.2)
         self._lobules = _Drifting.hexagonal(rng, self.size_px, LOBULE_PX, jitter=0.4, lift=0.0)
         table = 1 << 14
-        self._opacity = rng.uniform(0.1, 0.54, table) * (rng.random(table) > 0.15)
-        self._width = rng.uniform(0.8, 1.3, table) * SEPTUM_HALF_WIDTH_PX
+        opacity = rng.uniform(0.1, 0.54, table) * (rng.random(table) > 0.15)
+        self._opacity = opacity.astype(np.float32)
+        self._width = (rng.uniform(0.8, 1.3, table) * SEPTUM_HALF_WIDTH_PX).astype(np.float32)
 
     # --- one slice -----------------------------------------------------------------------
 
@@ -159,7 +160,8 @@ class LungPhantom:
         seeds = self._seeds.at(turn)
         points = np.stack([x + warp[0], y + warp[1], 0 * x], axis=-1)
         distance, index = cKDTree(seeds).query(points, k=3)
-        second, third = (_to_bisector(seeds, distance, index, k) for k in (1, 2))
+        planar, distance = seeds[:, :2].astype(np.float32), distance.astype(np.float32)
+        second, third = (_to_bisector(planar, distance, index, k) for k in (1, 2))
         opacity, width = self._septum_properties(seeds, turn, index[..., 0], index[..., 1])
         profile = 0.5 - 0.5 * np.tanh((_smooth_minimum(second, third) - width) / 0.5)
         knot = np.exp(-((third / 2.0) ** 2))
@@ -237,7 +239,7 @@ def _warp_fields(rng: np.random.Generator, size_px: int) -> FloatArray:
 
 def _to_bisector(seeds: FloatArray, distance: FloatArray, index: NDArray, k: int) -> FloatArray:
     """Distance in the plane from each point to the border between its cell and its k-th other."""
-    apart = seeds[index[..., k], :2] - seeds[index[..., 0], :2]
+    apart = seeds[index[..., k]] - seeds[index[..., 0]]
     gap = np.hypot(apart[..., 0], apart[..., 1])
     return (distance[..., k] ** 2 - distance[..., 0] ** 2) / (2 * gap + 1e-3)
 
@@ -322,9 +324,10 @@ def tube_coverage(tubes: Tubes, z: float, period: float, shape: tuple[int, int])
         box = _box(x0, x0 + dx, y0, y0 + dy, largest[k], shape)
         y, x = np.ogrid[box]
         px, py, pz = x - x0, y - y0, -offset[k]
-        along = np.clip((px * dx + py * dy + pz * dz) / (dx * dx + dy * dy + dz * dz), 0, 1)
+        along = (px * dx + py * dy + pz * dz) / (dx * dx + dy * dy + dz * dz)
+        along = np.minimum(np.maximum(along, 0), 1)
         distance = np.sqrt((px - along * dx) ** 2 + (py - along * dy) ** 2 + (pz - along * dz) ** 2)
-        inside = np.clip(r0 + (r1 - r0) * along - distance + 0.5, 0, 1)
+        inside = np.minimum(r0 + (r1 - r0) * along - distance + 0.5, 1)
         np.maximum(coverage[box], inside, out=coverage[box])
     return coverage
 
@@ -333,11 +336,9 @@ def _box(
     x0: float, x1: float, y0: float, y1: float, margin: float, shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
     """The pixels within `margin` of a segment, cut to the image."""
-    (top, bottom), (left, right) = (
-        np.clip([min(pair) - margin, max(pair) + margin + 2], 0, n).astype(int)
-        for pair, n in zip(((y0, y1), (x0, x1)), shape)
-    )
-    return slice(top, bottom), slice(left, right)
+    top, left = (max(int(min(pair) - margin), 0) for pair in ((y0, y1), (x0, x1)))
+    bottom, right = (max(int(max(pair) + margin) + 2, 0) for pair in ((y0, y1), (x0, x1)))
+    return slice(top, min(bottom, shape[0])), slice(left, min(right, shape[1]))
 
 
 def paint(image: FloatArray, coverage: FloatArray, hu: float | FloatArray) -> None:
