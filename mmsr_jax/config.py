@@ -7,6 +7,7 @@ from typing import Any, get_args
 from data_pipelines.errors import UserError
 from mmsr_jax.losses.mmsr import PixelLoss, SsimConstants, SsimWindow
 from mmsr_jax.networks.blocks import Norm, Upsample
+from mmsr_jax.networks.generators import Base
 
 
 @dataclasses.dataclass
@@ -46,6 +47,7 @@ class NetworksConfig:
     discriminator_max_channels: int = 512
     norm: Norm = "pixel"
     upsample: Upsample = "nearest"
+    base: Base = "none"
 
 
 @dataclasses.dataclass
@@ -128,6 +130,7 @@ def check_config(config: Config) -> None:
         "compute_dtype": (config.compute_dtype, ("float32", "bfloat16")),
         "networks.norm": (config.networks.norm, get_args(Norm)),
         "networks.upsample": (config.networks.upsample, get_args(Upsample)),
+        "networks.base": (config.networks.base, get_args(Base)),
         "loss.ssim_constants": (config.loss.ssim_constants, get_args(SsimConstants)),
         "loss.ssim_window": (config.loss.ssim_window, get_args(SsimWindow)),
         "loss.pixel_loss": (config.loss.pixel_loss, get_args(PixelLoss)),

@@ -39,11 +39,14 @@ def super_resolve(
     Raises:
       data_pipelines.errors.UserError: see its message; nothing is left half-written.
     """
-    from mmsr_jax.inference.model import load_model  # JAX starts after the cheap checks
+    # JAX starts after the cheap checks.
+    from mmsr_jax.compilation_cache import enable_compilation_cache
+    from mmsr_jax.inference.model import load_model
 
     volumes.check_output(output, overwrite)
     clinical = volumes.axial(volumes.read_volume(scan, series=series))
     volumes.check_hounsfield(clinical, str(scan))
+    enable_compilation_cache()
     model = load_model(run, checkpoint)
     fine = model.volume(clinical, progress=True)
     volumes.write_volume(fine, output, overwrite=overwrite)

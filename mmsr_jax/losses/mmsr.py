@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mmsr_jax.resampling import average_pool, nearest_upsample
+
 SsimConstants = Literal["printed", "squared"]
 SsimWindow = Literal["gaussian", "global"]
 PixelLoss = Literal["mse", "l1"]
@@ -23,28 +25,6 @@ PixelLoss = Literal["mse", "l1"]
 SSIM_CONSTANTS: dict[str, tuple[float, float]] = {"printed": (0.02, 0.06), "squared": (4e-4, 36e-4)}
 _WINDOW_PX, _WINDOW_SIGMA_PX = 11, 1.5  # Wang et al. 2004, section III.C
 _RANGE_TOLERANCE = 1e-3
-
-
-def average_pool(
-    images: Float[Array, "n h w c"], scale: int
-) -> Float[Array, "n h/{scale} w/{scale} c"]:
-    """F of the paper: means over `scale` × `scale` blocks.
-
-    Raises:
-      ValueError: if the height or the width is not a multiple of `scale`.
-    """
-    n, height, width, channels = images.shape
-    if height % scale or width % scale:
-        raise ValueError(f"images of {height}x{width} pixels cannot be pooled by {scale}")
-    blocks = images.reshape(n, height // scale, scale, width // scale, scale, channels)
-    return blocks.mean(axis=(2, 4))
-
-
-def nearest_upsample(
-    images: Float[Array, "n h w c"], scale: int
-) -> Float[Array, "n h*{scale} w*{scale} c"]:
-    """G of the paper: every pixel repeated into a `scale` × `scale` block."""
-    return jnp.repeat(jnp.repeat(images, scale, axis=1), scale, axis=2)
 
 
 def structure_loss(

@@ -102,6 +102,7 @@ def _constructors(config: Config) -> Constructors:
                 blocks=nets.sr_blocks,
                 tail_channels=nets.sr_tail_channels,
                 upsample=nets.upsample,
+                base=nets.base,
                 **generator,
             ),
             "micro_to_clinical": partial(

@@ -1,6 +1,7 @@
 """SR-CycleGAN's generators: across the scale gap in one direction each."""
 
 import itertools
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +17,10 @@ from mmsr_jax.networks.blocks import (
     he_init,
     leaky_relu,
 )
+from mmsr_jax.networks.consistency import CONSISTENT_REACH_PX, consistent
+from mmsr_jax.resampling import BICUBIC_REACH_PX, bicubic_upsample
+
+Base = Literal["none", "bicubic", "consistent"]
 
 
 class SrResnet(nnx.Module):
@@ -24,6 +29,9 @@ class SrResnet(nnx.Module):
     reflect conv7 → `channels`; `blocks` residual blocks; conv3; log2(scale) upsampling blocks with
     `tail_channels`, then half as many each; the image head. No norm before the first residual, so
     the absolute intensity of the scan stays readable (an instance norm after the stem removes it).
+
+    The image is the network's ("none"), is added to the bicubically upsampled scan ("bicubic"), or
+    is changed until it agrees with the scan ("consistent").
     """
 
     def __init__(
@@ -35,14 +43,18 @@ class SrResnet(nnx.Module):
         scale: int,
         norm: Norm,
         upsample: Upsample,
+        base: Base = "none",
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        if base not in get_args(Base):
+            raise ValueError(f"base={base!r}: must be 'none', 'bicubic' or 'consistent'")
         if scale < 2 or scale & (scale - 1):
             raise ValueError(f"scale={scale}: must be a power of two from 2")
         levels = scale.bit_length() - 1
         self.scale = scale
         self.norm: Norm = norm
+        self.base: Base = base
         self.stem = Conv(1, channels, 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(
             [ResidualBlock(channels, norm=norm, dtype=dtype, rngs=rngs) for _ in range(blocks)]
@@ -65,13 +77,11 @@ class SrResnet(nnx.Module):
         if self.norm == "instance":
             return None
         tail = sum(block.reach_px / 2**level for level, block in enumerate(self.upsampling))
-        return (
-            self.stem.padding
-            + 2 * len(self.blocks)
-            + 1
-            + tail
-            + self.head.conv.padding / self.scale
-        )
+        trunk = self.stem.padding + 2 * len(self.blocks) + self.post.padding
+        network = trunk + tail + self.head.conv.padding / self.scale
+        if self.base == "consistent":
+            return network + CONSISTENT_REACH_PX
+        return max(network, BICUBIC_REACH_PX) if self.base == "bicubic" else network
 
     def __call__(self, clinical: Float[Array, "n h w 1"]) -> Float[Array, "n h*s w*s 1"]:
         """Super-resolve clinical images in [-1, 1]; float32 in [-1, 1] whatever the dtype."""
@@ -81,7 +91,12 @@ class SrResnet(nnx.Module):
         features = self.post(features)
         for upsample in self.upsampling:
             features = upsample(features)
-        return self.head(features)
+        image = self.head(features)
+        if self.base == "bicubic":
+            image = jnp.clip(image + bicubic_upsample(clinical, self.scale), -1.0, 1.0)
+        if self.base == "consistent":
+            image = consistent(image, clinical)
+        return image
 
 
 class DownResnet(nnx.Module):

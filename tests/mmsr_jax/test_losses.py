@@ -1,4 +1,6 @@
+import functools
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -82,6 +84,19 @@ def equation_1(
     return 1 - float(np.mean(values))
 
 
+@functools.cache
+def compiled_loss(
+    constants: str = "printed", window: str = "gaussian", factor: float = 2.0
+) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
+    options = {"constants": constants, "window": window, "luminance_factor": factor}
+    return jax.jit(partial(structure_loss, **options))
+
+
+@functools.cache
+def compiled_gradients(constants: str, window: str) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    return jax.jit(jax.grad(compiled_loss(constants, window), argnums=(0, 1)))
+
+
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1])
 
@@ -103,7 +118,7 @@ def test_pooling_and_upsampling_match_other_implementations(scale: int) -> None:
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_pooling_undoes_upsampling_exactly(scale: int) -> None:
-    coarse = images(scale, (2, 4, 6, 1))
+    coarse = np.round(1024 * images(scale, (2, 4, 6, 1))) / 1024  # their sums do not round
     np.testing.assert_array_equal(average_pool(nearest_upsample(coarse, scale), scale), coarse)
 
 
@@ -117,12 +132,12 @@ def test_pooling_rejects_sizes_that_do_not_divide(shape: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize("constants", CONSTANTS)
-@pytest.mark.parametrize("shape", [(2, 13, 17, 1), (1, 11, 11, 1), (3, 24, 16, 2)])
+@pytest.mark.parametrize("shape", [(2, 13, 17, 1), (1, 11, 24, 2)])
 def test_structure_loss_matches_scikit_image(constants: str, shape: tuple[int, ...]) -> None:
     a, b = related(3, shape)
     expected = skimage_structure_loss(a, b, *C1_C2[constants])
     assert 0.05 < expected < 0.95
-    assert float(structure_loss(a, b, constants=constants)) == pytest.approx(expected, abs=2e-5)
+    assert float(compiled_loss(constants)(a, b)) == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize("factor", [2.0, 1.0])
@@ -132,14 +147,14 @@ def test_structure_loss_matches_equation_1(constants: str, window: str, factor: 
     a, b = related(7)
     c1, c2 = C1_C2[constants]
     expected = equation_1(a, b, window=window, factor=factor, c1=c1, c2=c2)
-    loss = structure_loss(a, b, constants=constants, window=window, luminance_factor=factor)
+    loss = compiled_loss(constants, window, factor)(a, b)
     assert float(loss) == pytest.approx(expected, abs=2e-5)
 
 
 def test_options_make_a_difference() -> None:
     a, b = related(7)
     losses = {
-        float(structure_loss(a, b, constants=constants, window=window, luminance_factor=factor))
+        float(compiled_loss(constants, window, factor)(a, b))
         for constants in CONSTANTS
         for window in WINDOWS
         for factor in (1.0, 2.0)
@@ -152,24 +167,23 @@ def test_options_make_a_difference() -> None:
 def test_literal_equation_is_not_zero_for_equal_images(window: str) -> None:
     image = 0.02 * images(0) - 0.5  # 0.5 after the move to [0, 2]
     image -= image.mean(axis=(1, 2, 3), keepdims=True) + 0.5
-    loss = float(structure_loss(image, image, window=window, luminance_factor=1.0))
+    loss = float(compiled_loss("printed", window, 1.0)(image, image))
     assert loss == pytest.approx(1 - 0.27 / 0.52, abs=2e-3)
-    assert float(structure_loss(image, image, window=window)) == pytest.approx(0, abs=1e-6)
+    assert float(compiled_loss("printed", window)(image, image)) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("constants", CONSTANTS)
 def test_structure_loss_of_equal_images_is_zero(constants: str, window: str) -> None:
     image = images(5)
-    loss = structure_loss(image, image, constants=constants, window=window)
-    assert float(loss) == pytest.approx(0, abs=1e-6)
+    assert float(compiled_loss(constants, window)(image, image)) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_structure_loss_is_symmetric(window: str, factor: float) -> None:
     a, b = related(9)
-    loss = partial(structure_loss, window=window, luminance_factor=factor)
+    loss = compiled_loss("printed", window, factor)
     assert float(loss(a, b)) == pytest.approx(float(loss(b, a)), abs=1e-6)
 
 
@@ -183,7 +197,7 @@ def test_blank_is_worse_than_right_and_inverted_is_worse_than_blank(
     pattern -= pattern.mean(axis=(1, 2, 3), keepdims=True)
     truth = mean + pattern
     right, blank, inverted = (
-        float(structure_loss(truth, image, constants=constants, window=window))
+        float(compiled_loss(constants, window)(truth, image))
         for image in (mean + 0.8 * pattern, np.full_like(truth, mean), mean - pattern)
     )
     assert right + 0.05 < blank
@@ -199,9 +213,7 @@ def test_gradient_step_raises_correlation_whatever_the_means(
 ) -> None:
     truth = means[0] + 0.3 * images(13)
     fake = means[1] + 0.1 * images(14)
-    gradient = jax.grad(
-        lambda image: structure_loss(truth, image, constants=constants, window=window)
-    )(fake)
+    _, gradient = compiled_gradients(constants, window)(truth, fake)
     step = fake - 0.02 * gradient / jnp.abs(gradient).max()
     assert correlation(truth, step) > correlation(truth, fake) + 0.01
 
@@ -211,13 +223,9 @@ def test_gradient_step_raises_correlation_whatever_the_means(
 def test_gradient_on_a_nearly_blank_fake_leads_to_the_structure(
     constants: str, window: str
 ) -> None:
-    truth = -0.5 + 0.3 * images(15, (1, 16, 16, 1))
+    truth = -0.5 + 0.3 * images(15)
     fake = 0.2 + 1e-3 * np.random.default_rng(16).normal(size=truth.shape).astype(np.float32)
-    gradient = np.asarray(
-        jax.grad(lambda image: structure_loss(truth, image, constants=constants, window=window))(
-            fake
-        )
-    )
+    gradient = np.asarray(compiled_gradients(constants, window)(truth, fake)[1])
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 1e-4
     assert correlation(-gradient, truth) > 0.2
@@ -227,17 +235,16 @@ def test_gradient_on_a_nearly_blank_fake_leads_to_the_structure(
 @pytest.mark.parametrize("constants", CONSTANTS)
 @pytest.mark.parametrize("value", [-1.0, 0.2, 1.0])
 def test_gradient_on_a_blank_fake_is_finite(constants: str, window: str, value: float) -> None:
-    loss = partial(structure_loss, constants=constants, window=window)
-    blank = jnp.full((1, 16, 16, 1), value)
-    for truth in (0.3 * images(15, (1, 16, 16, 1)), blank):
-        gradients = jax.grad(loss, argnums=(0, 1))(jnp.asarray(truth), blank)
-        assert all(bool(jnp.isfinite(gradient).all()) for gradient in gradients)
+    blank = np.full((2, 13, 17, 1), value, np.float32)
+    for truth in (0.3 * images(15), blank):
+        for gradient in compiled_gradients(constants, window)(truth, blank):
+            assert np.isfinite(gradient).all()
 
 
 def test_gradient_matches_finite_differences_of_scikit_image() -> None:
-    a, b = related(17, (1, 12, 12, 1))
+    a, b = related(17)
     direction = images(18, b.shape)
-    gradient = jax.grad(lambda image: structure_loss(a, image))(jnp.asarray(b))
+    _, gradient = compiled_gradients("printed", "gaussian")(a, b)
     step = 1e-4 * direction.astype(np.float64)
     above, below = (skimage_structure_loss(a, b + sign * step, 0.02, 0.06) for sign in (1, -1))
     slope = (above - below) / 2e-4
@@ -299,7 +306,7 @@ def test_each_term_compares_what_the_paper_compares(constants: str) -> None:
         "intensity_micro": np.mean((x["micro"] - raised) ** 2),
     }
     weights = (2.0, 3.0, 5.0, 7.0)
-    total, terms = mmsr_loss(**x, weights=weights, constants=constants)
+    total, terms = jax.jit(partial(mmsr_loss, weights=weights, constants=constants))(**x)
     assert list(terms) == list(expected)
     for name, value in expected.items():
         assert float(terms[name]) == pytest.approx(value, abs=3e-5), name
@@ -315,7 +322,8 @@ def test_default_weights_are_the_papers() -> None:
 
 def test_options_reach_the_terms() -> None:
     x = problem()
-    _, terms = mmsr_loss(**x, window="global", luminance_factor=1.0, pixel="l1")
+    options = {"window": "global", "luminance_factor": 1.0, "pixel": "l1"}
+    _, terms = jax.jit(partial(mmsr_loss, **options))(**x)
     raised = np.kron(x["fake_clinical"], np.ones((1, 4, 4, 1), np.float32))
     structure = equation_1(x["micro"], raised, window="global", factor=1.0, c1=0.02, c2=0.06)
     assert float(terms["structure_micro"]) == pytest.approx(structure, abs=2e-5)
@@ -330,7 +338,7 @@ def test_gradients_reach_each_generated_image_through_its_own_terms() -> None:
     def terms_of(sr: jax.Array, fake_clinical: jax.Array) -> dict[str, jax.Array]:
         return mmsr_loss(x["clinical"], sr, x["micro"], fake_clinical)[1]
 
-    gradients = jax.jacrev(terms_of, argnums=(0, 1))(x["sr"], x["fake_clinical"])
+    gradients = jax.jit(jax.jacrev(terms_of, argnums=(0, 1)))(x["sr"], x["fake_clinical"])
     for name, (of_sr, of_fake) in gradients.items():
         reached, untouched = (of_sr, of_fake) if name.endswith("_clinical") else (of_fake, of_sr)
         assert float(jnp.abs(reached).max()) > 1e-6, name
@@ -340,14 +348,18 @@ def test_gradients_reach_each_generated_image_through_its_own_terms() -> None:
 
 def test_zero_weights_leave_no_gradient() -> None:
     x = problem()
-    gradient = jax.grad(lambda sr: mmsr_loss(**{**x, "sr": sr}, weights=(0, 0, 0, 0))[0])(x["sr"])
+
+    def total(sr: jax.Array) -> jax.Array:
+        return mmsr_loss(**{**x, "sr": sr}, weights=(0, 0, 0, 0))[0]
+
+    gradient = jax.jit(jax.grad(total))(x["sr"])
     assert float(jnp.abs(gradient).max()) == 0
 
 
 def test_perfect_translations_cost_nothing() -> None:
-    clinical = images(41, (1, 12, 12, 1))
-    blocks = np.kron(clinical, np.ones((1, 2, 2, 1), np.float32))
-    total, _ = mmsr_loss(clinical, blocks, blocks, clinical)
+    clinical = problem()["clinical"]
+    blocks = np.kron(clinical, np.ones((1, 4, 4, 1), np.float32))
+    total, _ = jax.jit(mmsr_loss)(clinical, blocks, blocks, clinical)
     assert float(total) == pytest.approx(0, abs=1e-5)
 
 
@@ -364,9 +376,10 @@ def test_bfloat16_images_are_compared_in_float32(loss) -> None:
 
 def test_mmsr_terms_of_bfloat16_images_are_float32() -> None:
     x = {name: jnp.asarray(image, jnp.bfloat16) for name, image in problem().items()}
-    total, terms = mmsr_loss(**x)
+    total, terms = jax.jit(mmsr_loss)(**x)
     assert {total.dtype, *(term.dtype for term in terms.values())} == {jnp.dtype(jnp.float32)}
-    gradient = jax.grad(lambda sr: mmsr_loss(**{**x, "sr": sr})[0])(x["sr"])
+    gradient = jax.jit(jax.grad(lambda sr: mmsr_loss(**{**x, "sr": sr})[0]))(x["sr"])
+    assert gradient.dtype == jnp.bfloat16
     assert bool(jnp.isfinite(gradient).all())
 
 
@@ -382,10 +395,11 @@ def test_structure_loss_under_jit_vmap_and_grad(window: str) -> None:
     a, b = (np.stack(stack) for stack in zip(*pairs))
     each = np.array([float(loss(*pair)) for pair in pairs])
     np.testing.assert_allclose(jax.jit(loss)(*pairs[0]), each[0], atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(loss)(a, b), each, atol=1e-6)
-    gradients = jax.jit(jax.vmap(jax.grad(loss, argnums=1)))(a, b)
+    losses, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=1)))(a, b)
+    np.testing.assert_allclose(losses, each, atol=1e-6)
     for gradient, pair in zip(gradients, pairs):
-        np.testing.assert_allclose(gradient, jax.grad(loss, argnums=1)(*pair), atol=1e-6)
+        alone = compiled_gradients("printed", window)(*pair)[1]
+        np.testing.assert_allclose(gradient, alone, atol=1e-6)
 
 
 def test_mmsr_loss_under_jit_and_vmap() -> None:
@@ -421,7 +435,7 @@ def test_values_out_of_range_are_rejected(loss, bad: float) -> None:
 
 
 def test_rounding_beyond_the_range_is_tolerated() -> None:
-    image = np.full((1, 11, 11, 1), 1.0005, np.float32)
+    image = np.full((2, 13, 17, 1), 1.0005, np.float32)
     assert float(structure_loss(image, image)) == pytest.approx(0, abs=1e-6)
 
 
@@ -456,7 +470,7 @@ def test_unknown_options_are_rejected() -> None:
 def test_shapes_that_are_not_one_scale_apart_are_rejected(
     name: str, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match="scale apart|NHWC of one shape|cannot be pooled"):
+    with pytest.raises(ValueError, match=r"scale apart|NHWC of one shape|cannot be pooled"):
         mmsr_loss(**{**problem(), name: np.zeros(shape, np.float32)})
 
 
