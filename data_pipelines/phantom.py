@@ -42,8 +42,8 @@ SEGMENTS_PER_BRANCH = 4
 BRANCH_LENGTH = 7.0  # in radii
 BEND = 0.13  # standard deviation of the heading's change from segment to segment
 TAPER = 0.99  # of the radius along one segment
-TREES = 10  # arteries entering a cube of the frame's width, and as many veins
-NODULES = 11  # in 512 micro pixels cubed: 0.75 in a slice
+TREES = 24  # arteries entering a cube of the frame's width, and as many veins
+NODULES = 13  # in 512 micro pixels cubed: 0.9 in a slice
 
 
 class Nodule(NamedTuple):

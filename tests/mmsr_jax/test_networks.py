@@ -17,6 +17,7 @@ from mmsr_jax.networks.generators import DownResnet, SrResnet
 
 UPSAMPLES = ["nearest", "smooth", "shuffle"]
 DTYPES = [jnp.float32, jnp.bfloat16]
+FLOAT32 = jnp.dtype(jnp.float32)
 Network = Callable[[np.ndarray], jax.Array]
 
 
@@ -40,6 +41,23 @@ def sr_resnet(**options) -> SrResnet:
 def down_resnet(**options) -> DownResnet:
     default = {"channels": 2, "blocks": 1, "scale": 4, "norm": "pixel", "rngs": nnx.Rngs(0)}
     return DownResnet(**(default | options))
+
+
+def discriminator(**options) -> PatchDiscriminator:
+    default = {"channels": 4, "max_channels": 8, "strided": 2, "rngs": nnx.Rngs(0)}
+    return PatchDiscriminator(**(default | options))
+
+
+def weighted(make: Callable[[], nnx.Module]) -> nnx.Module:
+    """The module with He-distributed weights and small biases of NumPy, which compiles nothing."""
+    graph, state = nnx.split(nnx.eval_shape(make))
+    rng = np.random.default_rng(0)
+
+    def values(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        spread = math.sqrt(2 / math.prod(leaf.shape[:-1])) if len(leaf.shape) == 4 else 0.05
+        return jnp.asarray(rng.normal(0, spread, leaf.shape).astype(leaf.dtype))
+
+    return nnx.merge(graph, jax.tree.map(values, state))
 
 
 def compiled(module: nnx.Module) -> Network:
@@ -96,47 +114,49 @@ def test_shapes_of_generators(scale: int, upsample: str) -> None:
 def test_shape_of_discriminator(
     strided: int, size: tuple[int, int], scores: tuple[int, int]
 ) -> None:
-    def score(batch: jax.Array) -> jax.Array:
-        return PatchDiscriminator(channels=4, max_channels=8, strided=strided, rngs=nnx.Rngs(0))(
-            batch
-        )
-
-    result = jax.eval_shape(score, jax.ShapeDtypeStruct((2, *size, 1), jnp.float32))
+    result = jax.eval_shape(
+        lambda batch: discriminator(strided=strided)(batch),
+        jax.ShapeDtypeStruct((2, *size, 1), jnp.float32),
+    )
     assert result.shape == (2, *scores, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", ["pixel", "instance", "none"])
-def test_generators_give_float32_images_from_float32_parameters(norm: str, dtype) -> None:
-    clinical, micro = images(0, 1, 6, 8, 1), images(1, 1, 24, 32, 1)
-    for module, batch in (
-        (sr_resnet(norm=norm, dtype=dtype), clinical),
-        (down_resnet(norm=norm, dtype=dtype), micro),
-    ):
-        result = compiled(module)(batch)
-        assert result.dtype == jnp.float32
-        assert 1e-3 < float(jnp.abs(result).max()) <= 1
-        assert float(result.std()) > 1e-4
-        assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(module))} == {
-            jnp.dtype(jnp.float32)
-        }
+def test_generators_give_float32_from_float32_parameters(norm: str, dtype) -> None:
+    options = {"norm": norm, "dtype": dtype}
+    for make in (lambda: sr_resnet(**options), lambda: down_resnet(**options)):
+        module = nnx.eval_shape(make)
+        assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(module))} == {FLOAT32}
+        result = jax.eval_shape(module, jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
+        assert result.dtype == FLOAT32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_discriminator_scores_in_float32_from_float32_parameters(dtype) -> None:
+    module = nnx.eval_shape(lambda: discriminator(dtype=dtype))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(module))} == {FLOAT32}
+    result = jax.eval_shape(module, jax.ShapeDtypeStruct((1, 24, 24, 1), jnp.float32))
+    assert result.dtype == FLOAT32
+
+
+def test_images_stay_within_their_range() -> None:
+    clinical = images(0, 1, 6, 8, 1)
+    module = weighted(sr_resnet)
+    head = module.head.conv.conv
+    head.kernel[...] = 1e4 * head.kernel[...]
+    result = compiled(module)(clinical)
+    assert float(result.max()) == 1
+    assert float(result.min()) == -1
 
 
 def test_bfloat16_computes_in_bfloat16() -> None:
     clinical = images(0, 1, 6, 8, 1)
-    full, half = (compiled(sr_resnet(dtype=dtype))(clinical) for dtype in DTYPES)
-    assert 1e-5 < float(jnp.abs(full - half).max()) < 0.1
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_discriminator_scores_in_float32(dtype) -> None:
-    module = PatchDiscriminator(
-        channels=4, max_channels=8, strided=2, dtype=dtype, rngs=nnx.Rngs(0)
+    full, half = (
+        compiled(weighted(lambda dtype=dtype: sr_resnet(dtype=dtype)))(clinical) for dtype in DTYPES
     )
-    scores = compiled(module)(images(0, 2, 24, 24, 1))
-    assert scores.dtype == jnp.float32
-    assert float(scores.std()) > 0
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(module))} == {jnp.dtype(jnp.float32)}
+    assert float(full.std()) > 0.01
+    assert 1e-5 < float(jnp.abs(full - half).max()) < 0.05
 
 
 @pytest.mark.parametrize("scale", [1, 3, 6, 0])
@@ -191,14 +211,15 @@ def test_norms_of_bfloat16_are_computed_in_float32(norm: str) -> None:
 
 
 def test_residual_without_norm_is_a_tenth() -> None:
-    block = ResidualBlock(2, norm="none", dtype=jnp.float32, rngs=nnx.Rngs(0))
+    options = {"norm": "none", "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    block = weighted(lambda: ResidualBlock(2, **options))
     features = jnp.asarray(images(6, 1, 6, 6, 2))
     residual = block.second(leaky_relu(block.first(features)))
     np.testing.assert_allclose(block(features), features + 0.1 * residual, atol=1e-6)
 
 
 def test_absolute_intensity_survives_sr_resnet() -> None:
-    network = compiled(sr_resnet(channels=8))
+    network = compiled(weighted(lambda: sr_resnet(channels=8)))
     clinical = 0.5 * images(7, 1, 16, 16, 1)
     lower, higher = network(clinical), network(clinical + 0.2)
     assert abs(float((higher - lower).mean())) > 0.005
@@ -207,11 +228,10 @@ def test_absolute_intensity_survives_sr_resnet() -> None:
 # Locality: what tiles rely on
 
 
-@pytest.mark.parametrize("norm", ["pixel", "none"])
+@pytest.mark.parametrize(("scale", "norm"), [(2, "pixel"), (2, "none"), (4, "pixel")])
 @pytest.mark.parametrize("upsample", UPSAMPLES)
-@pytest.mark.parametrize("scale", [2, 4])
 def test_a_pixel_reaches_as_far_as_reach_px_says(scale: int, upsample: str, norm: str) -> None:
-    module = sr_resnet(channels=6, scale=scale, upsample=upsample, norm=norm)
+    module = weighted(lambda: sr_resnet(scale=scale, upsample=upsample, norm=norm))
     reach = module.reach_px
     network, at = compiled(module), np.array([11, 13])
     clinical = images(8, 1, 24, 26, 1)
@@ -239,7 +259,7 @@ def test_reach_of_the_paper_sized_network() -> None:
 
 
 def test_instance_norm_sees_the_whole_image() -> None:
-    module = sr_resnet(norm="instance")
+    module = weighted(lambda: sr_resnet(norm="instance"))
     assert module.reach_px is None
     network = compiled(module)
     clinical = images(8, 1, 24, 26, 1)
@@ -253,11 +273,11 @@ def test_receptive_field_of_discriminator(
     strided: int, field_px: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discriminators, "normalise", lambda features, norm: features)
-    module = PatchDiscriminator(channels=2, max_channels=8, strided=strided, rngs=nnx.Rngs(0))
+    module = weighted(lambda: discriminator(strided=strided))
     batch = jnp.asarray(images(9, 1, 112, 112, 1))
     scores = jax.eval_shape(module, batch)
     centre = (0, scores.shape[1] // 2, scores.shape[2] // 2, 0)
-    gradient = np.asarray(jax.grad(lambda batch: module(batch)[centre])(batch))[0, :, :, 0]
+    gradient = np.asarray(jax.jit(jax.grad(lambda x: module(x)[centre]))(batch))[0, :, :, 0]
     for axis in (0, 1):
         seen = np.flatnonzero(np.abs(gradient).max(axis=1 - axis))
         assert np.ptp(seen) + 1 == field_px
@@ -270,7 +290,7 @@ def test_first_discriminator_layer_has_no_norm(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         discriminators, "normalise", lambda features, norm: seen.append(norm) or features
     )
-    module = PatchDiscriminator(channels=2, max_channels=8, strided=3, rngs=nnx.Rngs(0))
+    module = nnx.eval_shape(lambda: discriminator(strided=3))
     jax.eval_shape(module, jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32))
     assert len(module.layers) == 4
     assert seen == ["instance"] * 3
@@ -279,12 +299,18 @@ def test_first_discriminator_layer_has_no_norm(monkeypatch: pytest.MonkeyPatch) 
 # Upsampling
 
 
+def upsample_block(kind: str) -> UpsampleBlock:
+    options = {"kind": kind, "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    return weighted(lambda: UpsampleBlock(1, 1, **options))
+
+
 def upsample_by_identity(kind: str, features: np.ndarray) -> np.ndarray:
     """The block with convolutions that only copy the one channel."""
-    block = UpsampleBlock(1, 1, kind=kind, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    block = upsample_block(kind)
     kernel = np.zeros(block.conv.conv.kernel.shape, np.float32)
     kernel[1, 1, 0] = 1
     block.conv.conv.kernel[...] = jnp.asarray(kernel)
+    block.conv.conv.bias[...] = jnp.zeros(kernel.shape[-1])
     return np.asarray(block(features[None, :, :, None]))[0, :, :, 0]
 
 
@@ -305,7 +331,7 @@ def test_smooth_is_a_binomial_low_pass_of_repeated_pixels() -> None:
 
 
 def test_shuffle_puts_channels_into_their_places() -> None:
-    block = UpsampleBlock(1, 1, kind="shuffle", dtype=jnp.float32, rngs=nnx.Rngs(0))
+    block = upsample_block("shuffle")
     block.conv.conv.kernel[...] = jnp.zeros_like(block.conv.conv.kernel[...])
     block.conv.conv.bias[...] = jnp.arange(1.0, 5.0)
     result = block(jnp.zeros((1, 2, 3, 1)))[0, :, :, 0]
@@ -321,9 +347,10 @@ def test_shuffle_starts_as_nearest() -> None:
     assert blocks[:, :, 0, :, 0].std() > 0.1
 
 
-@pytest.mark.parametrize("upsample", UPSAMPLES)
+@pytest.mark.parametrize("upsample", ["nearest", "smooth"])
 def test_a_constant_scan_becomes_a_constant_image(upsample: str) -> None:
-    result = compiled(sr_resnet(upsample=upsample))(np.full((1, 5, 7, 1), 0.3, np.float32))
+    network = compiled(weighted(lambda: sr_resnet(upsample=upsample)))
+    result = network(np.full((1, 6, 8, 1), 0.3, np.float32))
     assert float(jnp.abs(result).max()) > 1e-3
     np.testing.assert_allclose(result, np.full(result.shape, result[0, 9, 9, 0]), atol=1e-6)
 
@@ -332,25 +359,27 @@ def test_a_constant_scan_becomes_a_constant_image(upsample: str) -> None:
 def test_networks_do_not_shift_images(network: str) -> None:
     """With mirror-symmetric kernels, a network without a shift commutes with mirroring."""
     down = network == "down"
-    module = down_resnet(channels=4) if down else sr_resnet(upsample=network)
-    graph, state = nnx.split(module)
+    make = down_resnet if down else functools.partial(sr_resnet, upsample=network)
+    graph, state = nnx.split(weighted(make))
 
     def symmetric(leaf: jax.Array) -> jax.Array:
+        if network == "shuffle" and leaf.shape[-1] == 16:  # as it starts: one kernel four times
+            leaf = jnp.tile(leaf[..., :4], 4)
         if leaf.ndim != 4:
             return leaf
         return (leaf + leaf[::-1] + leaf[:, ::-1] + leaf[::-1, ::-1]) / 4
 
-    network = compiled(nnx.merge(graph, jax.tree.map(symmetric, state)))
+    apply = compiled(nnx.merge(graph, jax.tree.map(symmetric, state)))
     batch = images(13, 1, 24, 32, 1) if down else images(13, 1, 6, 8, 1)
-    result = network(batch)
-    assert float(result.std()) > 1e-4
+    result = apply(batch)
+    assert float(result.std()) > 1e-3
     for flip in (np.s_[:, ::-1], np.s_[:, :, ::-1]):
-        np.testing.assert_allclose(network(batch[flip]), result[flip], atol=1e-6)
+        np.testing.assert_allclose(apply(batch[flip]), result[flip], atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (2, 3)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 5)])
 def test_images_smaller_than_the_padding(shape: tuple[int, int]) -> None:
-    result = compiled(sr_resnet())(images(14, 1, *shape, 1))
+    result = compiled(weighted(sr_resnet))(images(14, 1, *shape, 1))
     assert result.shape == (1, 4 * shape[0], 4 * shape[1], 1)
     assert bool(jnp.isfinite(result).all())
 
@@ -362,10 +391,11 @@ def test_images_smaller_than_the_padding(shape: tuple[int, int]) -> None:
 def test_gradients_of_the_convolution_to_one_channel(size: int, padding: int, mode: str) -> None:
     conv = Conv(3, 1, size, padding=padding, pad_mode=mode, dtype=jnp.float32, rngs=nnx.Rngs(0))
     graph, state = nnx.split(conv)
-    batch, target = images(15, 2, 9, 12, 3), images(16, 1, 1, 12, 1)
+    batch = images(15, 2, 9, 12, 3)
+    target = images(16, *jax.eval_shape(conv, batch).shape)
 
     def ours(state: nnx.State, batch: jax.Array) -> jax.Array:
-        return jnp.sum(nnx.merge(graph, state)(batch)[:, :8, :1] * target[:, :, :1])
+        return jnp.sum(nnx.merge(graph, state)(batch) * target)
 
     def plain(kernel: jax.Array, bias: jax.Array, batch: jax.Array) -> jax.Array:
         sides = (padding, padding)
@@ -373,7 +403,7 @@ def test_gradients_of_the_convolution_to_one_channel(size: int, padding: int, mo
         result = lax.conv_general_dilated(
             padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return jnp.sum((result + bias)[:, :8, :1] * target[:, :, :1])
+        return jnp.sum((result + bias) * target)
 
     of_state, of_batch = jax.jit(jax.grad(ours, argnums=(0, 1)))(state, batch)
     expected = jax.jit(jax.grad(plain, argnums=(0, 1, 2)))(
@@ -387,10 +417,12 @@ def test_gradients_of_the_convolution_to_one_channel(size: int, padding: int, mo
 
 def test_gradients_of_the_convolution_to_one_channel_in_bfloat16() -> None:
     def gradients(dtype) -> nnx.State:
-        conv = Conv(3, 1, 7, padding=3, dtype=dtype, rngs=nnx.Rngs(0))
-        graph, state = nnx.split(conv)
+        options = {"padding": 3, "dtype": dtype, "rngs": nnx.Rngs(0)}
+        graph, state = nnx.split(weighted(lambda: Conv(3, 1, 7, **options)))
         batch, target = images(17, 2, 9, 12, 3), images(18, 2, 9, 12, 1)
-        return jax.grad(lambda state: jnp.sum(nnx.merge(graph, state)(batch) * target))(state)
+        return jax.jit(jax.grad(lambda state: jnp.sum(nnx.merge(graph, state)(batch) * target)))(
+            state
+        )
 
     exact, rounded = (gradients(dtype)["conv"]["kernel"][...] for dtype in DTYPES)
     assert rounded.dtype == jnp.float32
