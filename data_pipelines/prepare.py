@@ -26,6 +26,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from data_pipelines import volumes
+from data_pipelines.command_line import parse_flags
 from data_pipelines.dataset_card import (
     CARD_NAME,
     DOMAINS,
@@ -275,7 +276,7 @@ def in_processes(function: Any, tasks: Sequence[Any], workers: int | None, label
         )
         futures = [pool.submit(function, task) for task in tasks]
         try:
-            for future in concurrent.futures.as_completed(futures):
+            for future in futures:  # in order, so that the first bad case is the one reported
                 future.result()
                 bar.update()
         except concurrent.futures.process.BrokenProcessPool as error:
@@ -410,14 +411,6 @@ def _main(argv: Sequence[str]) -> None:
     print(f"look at {options.output / SHEET_NAME} before training")
 
 
-def _with_underscores(argument: str) -> str:
-    """--clinical-patch=32 as --clinical_patch=32, which absl asks for."""
-    name, equals, value = argument.partition("=")
-    return (name.replace("-", "_").replace("__", "--", 1) if name[:2] == "--" else name) + (
-        equals + value
-    )
-
-
 if __name__ == "__main__":
     _define_flags()
-    app.run(_main, argv=[sys.argv[0], *map(_with_underscores, sys.argv[1:])])
+    app.run(_main, flags_parser=parse_flags)

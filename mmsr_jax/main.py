@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from data_pipelines.command_line import parse_flags
 from data_pipelines.errors import UserError, reported_in_one_line
 from mmsr_jax.config import Config, field_names
 
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
         from mmsr_jax.compilation_cache import enable_compilation_cache
         from mmsr_jax.train import Interrupted, train_and_evaluate
 
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
         enable_compilation_cache()
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         try:
@@ -54,13 +55,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parse absl flags; an unknown configuration field is one line that lists the fields."""
     with reported_in_one_line():
         try:
-            return flags.FLAGS(argv)
+            return parse_flags(argv)
         except (KeyError, AttributeError) as error:
             raise UserError(
                 f"{error.args[0]!s}; the fields are {', '.join(field_names())}"
             ) from error
-        except (flags.Error, ValueError, TypeError, OSError) as error:
-            raise UserError(" ".join(str(error).split())) from error
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ Needs the checkpoint and the scan alone. The output is in Hounsfield units, `sca
 plane, with the scan's position and orientation.
 """
 
+import signal
+import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from data_pipelines import volumes
+from data_pipelines.command_line import parse_flags
 from data_pipelines.errors import UserError, reported_in_one_line
 
 _RUN = flags.DEFINE_string("run", None, "Run directory of training.", required=True)
@@ -55,6 +58,8 @@ def super_resolve(
 
 def main(argv: list[str]) -> None:
     """Run the command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a partial output goes
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     with reported_in_one_line():
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; see --help")
@@ -72,4 +77,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

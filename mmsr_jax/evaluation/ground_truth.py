@@ -16,6 +16,7 @@ class Scores:
     psnr: float  # dB, against the truth
     ssim: float
     edge_strength: float  # 1: as sharp as the truth; NaN in a slice without structures
+    edge_alignment: float  # the same, of edges in the right place alone
     bias: float  # mean of image minus truth
     consistency_psnr: float  # dB, pooled image against the scan
     consistency_correlation: float
@@ -38,6 +39,7 @@ def score(clinical: np.ndarray, micro: np.ndarray, image: np.ndarray) -> Scores:
         psnr=metrics.psnr(micro, image),
         ssim=metrics.ssim(micro, image),
         edge_strength=metrics.edge_strength(micro, image),
+        edge_alignment=metrics.edge_alignment(micro, image),
         bias=float((image - micro).mean()),
         consistency_psnr=metrics.psnr(clinical, pooled),
         consistency_correlation=metrics.correlation(clinical, pooled),

@@ -20,6 +20,7 @@ _HEADINGS = {
     "psnr": "PSNR dB",
     "ssim": "SSIM",
     "edge_strength": "edges",
+    "edge_alignment": "edges in place",
     "bias": "bias",
     "consistency_psnr": "consistency dB",
     "consistency_correlation": "correlation",

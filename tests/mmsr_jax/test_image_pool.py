@@ -76,8 +76,8 @@ def test_each_step_swaps_or_changes_nothing() -> None:
 
 
 def test_every_slot_is_used() -> None:
-    size = 6
-    pool, _ = compiled_exchange(full_pool(size), fakes(size, 400) * 1.0, jax.random.key(2))
+    size = 5
+    pool, _ = compiled_exchange(full_pool(size), fakes(size, 4000) * 1.0, jax.random.key(2))
     assert min(values(pool.images)) >= size
 
 
@@ -91,7 +91,7 @@ def test_size_zero_hands_everything_through() -> None:
 
 
 def test_the_key_decides() -> None:
-    pool, given = full_pool(5), fakes(5, 64) * 1.0
+    pool, given = full_pool(5), fakes(5, 4000) * 1.0
     once, again, other = (compiled_exchange(pool, given, jax.random.key(key)) for key in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, once, again)
     assert values(once[1]) != values(other[1])

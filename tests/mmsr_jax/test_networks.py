@@ -66,6 +66,11 @@ def compiled(module: nnx.Module) -> Network:
     return functools.partial(apply, state)
 
 
+def shape_only(make: Callable[[], nnx.Module], *shape: int) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of what the module makes of a float32 batch, with nothing computed."""
+    return jax.eval_shape(lambda x: make()(x), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
 def parameter_count(make: Callable[[], nnx.Module]) -> int:
     shapes = jax.tree.leaves(nnx.state(nnx.eval_shape(make)))
     return sum(math.prod(leaf.shape) for leaf in shapes)
@@ -97,15 +102,9 @@ def test_parameters_of_discriminator(strided: int, count: int) -> None:
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("upsample", UPSAMPLES)
 def test_shapes_of_generators(scale: int, upsample: str) -> None:
-    def there_and_back(clinical: jax.Array) -> tuple[jax.Array, jax.Array]:
-        sr = sr_resnet(scale=scale, upsample=upsample)(clinical)
-        return sr, down_resnet(scale=scale)(sr)
-
-    clinical = jax.ShapeDtypeStruct((2, 6, 9, 1), jnp.float32)
-    sr, back = jax.eval_shape(there_and_back, clinical)
+    sr = shape_only(lambda: sr_resnet(scale=scale, upsample=upsample), 2, 6, 9, 1)
     assert sr.shape == (2, 6 * scale, 9 * scale, 1)
-    assert back.shape == clinical.shape
-    assert sr.dtype == back.dtype == jnp.float32
+    assert shape_only(lambda: down_resnet(scale=scale), *sr.shape).shape == (2, 6, 9, 1)
 
 
 @pytest.mark.parametrize(
@@ -114,30 +113,31 @@ def test_shapes_of_generators(scale: int, upsample: str) -> None:
 def test_shape_of_discriminator(
     strided: int, size: tuple[int, int], scores: tuple[int, int]
 ) -> None:
-    result = jax.eval_shape(
-        lambda batch: discriminator(strided=strided)(batch),
-        jax.ShapeDtypeStruct((2, *size, 1), jnp.float32),
-    )
+    result = shape_only(lambda: discriminator(strided=strided), 2, *size, 1)
     assert result.shape == (2, *scores, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", ["pixel", "instance", "none"])
 def test_generators_give_float32_from_float32_parameters(norm: str, dtype) -> None:
-    options = {"norm": norm, "dtype": dtype}
-    for make in (lambda: sr_resnet(**options), lambda: down_resnet(**options)):
-        module = nnx.eval_shape(make)
-        assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(module))} == {FLOAT32}
-        result = jax.eval_shape(module, jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
-        assert result.dtype == FLOAT32
+    def generators() -> list[nnx.Module]:
+        options = {"norm": norm, "dtype": dtype}
+        return [sr_resnet(**options), down_resnet(**options)]
+
+    for index in (0, 1):
+        state = nnx.state(nnx.eval_shape(lambda index=index: generators()[index]))
+        assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {FLOAT32}
+        assert shape_only(lambda index=index: generators()[index], 1, 8, 8, 1).dtype == FLOAT32
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_discriminator_scores_in_float32_from_float32_parameters(dtype) -> None:
-    module = nnx.eval_shape(lambda: discriminator(dtype=dtype))
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(module))} == {FLOAT32}
-    result = jax.eval_shape(module, jax.ShapeDtypeStruct((1, 24, 24, 1), jnp.float32))
-    assert result.dtype == FLOAT32
+    def make() -> PatchDiscriminator:
+        return discriminator(dtype=dtype)
+
+    state = nnx.state(nnx.eval_shape(make))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {FLOAT32}
+    assert shape_only(make, 1, 24, 24, 1).dtype == FLOAT32
 
 
 def test_images_stay_within_their_range() -> None:
@@ -162,12 +162,12 @@ def test_bfloat16_computes_in_bfloat16() -> None:
 @pytest.mark.parametrize("scale", [1, 3, 6, 0])
 def test_scale_must_be_a_power_of_two(scale: int) -> None:
     with pytest.raises(ValueError, match=f"scale={scale}"):
-        sr_resnet(scale=scale)
+        nnx.eval_shape(lambda: sr_resnet(scale=scale))
 
 
 def test_unknown_kinds_are_rejected() -> None:
     with pytest.raises(ValueError, match="upsample='bilinear'"):
-        sr_resnet(upsample="bilinear")
+        nnx.eval_shape(lambda: sr_resnet(upsample="bilinear"))
     with pytest.raises(ValueError, match="norm='batch'"):
         normalise(jnp.zeros((1, 2, 2, 1)), "batch")
 
@@ -211,18 +211,19 @@ def test_norms_of_bfloat16_are_computed_in_float32(norm: str) -> None:
 
 
 def test_residual_without_norm_is_a_tenth() -> None:
-    options = {"norm": "none", "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
-    block = weighted(lambda: ResidualBlock(2, **options))
+    options = {"norm": "none", "dtype": jnp.float32}
+    block = weighted(lambda: ResidualBlock(2, **options, rngs=nnx.Rngs(0)))
     features = jnp.asarray(images(6, 1, 6, 6, 2))
     residual = block.second(leaky_relu(block.first(features)))
     np.testing.assert_allclose(block(features), features + 0.1 * residual, atol=1e-6)
 
 
 def test_absolute_intensity_survives_sr_resnet() -> None:
-    network = compiled(weighted(lambda: sr_resnet(channels=8)))
+    network = compiled(weighted(sr_resnet))
     clinical = 0.5 * images(7, 1, 16, 16, 1)
     lower, higher = network(clinical), network(clinical + 0.2)
-    assert abs(float((higher - lower).mean())) > 0.005
+    assert float(jnp.abs(higher - lower).mean()) > 0.1 * float(lower.std())
+    assert abs(float((higher - lower).mean())) > 1e-3
 
 
 # Locality: what tiles rely on
@@ -290,9 +291,7 @@ def test_first_discriminator_layer_has_no_norm(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         discriminators, "normalise", lambda features, norm: seen.append(norm) or features
     )
-    module = nnx.eval_shape(lambda: discriminator(strided=3))
-    jax.eval_shape(module, jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32))
-    assert len(module.layers) == 4
+    shape_only(lambda: discriminator(strided=3), 1, 64, 64, 1)
     assert seen == ["instance"] * 3
 
 
@@ -300,8 +299,7 @@ def test_first_discriminator_layer_has_no_norm(monkeypatch: pytest.MonkeyPatch) 
 
 
 def upsample_block(kind: str) -> UpsampleBlock:
-    options = {"kind": kind, "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
-    return weighted(lambda: UpsampleBlock(1, 1, **options))
+    return weighted(lambda: UpsampleBlock(1, 1, kind=kind, dtype=jnp.float32, rngs=nnx.Rngs(0)))
 
 
 def upsample_by_identity(kind: str, features: np.ndarray) -> np.ndarray:
@@ -339,8 +337,10 @@ def test_shuffle_puts_channels_into_their_places() -> None:
 
 
 def test_shuffle_starts_as_nearest() -> None:
-    block = UpsampleBlock(3, 5, kind="shuffle", dtype=jnp.float32, rngs=nnx.Rngs(0))
-    result = np.asarray(block(images(12, 2, 4, 6, 3)))
+    def initial(features: jax.Array) -> jax.Array:
+        return UpsampleBlock(3, 5, kind="shuffle", dtype=jnp.float32, rngs=nnx.Rngs(0))(features)
+
+    result = np.asarray(jax.jit(initial)(images(12, 2, 4, 6, 3)))
     assert result.shape == (2, 8, 12, 5)
     blocks = result.reshape(2, 4, 2, 6, 2, 5)
     np.testing.assert_array_equal(blocks, np.broadcast_to(blocks[:, :, :1, :, :1], blocks.shape))
@@ -362,14 +362,14 @@ def test_networks_do_not_shift_images(network: str) -> None:
     make = down_resnet if down else functools.partial(sr_resnet, upsample=network)
     graph, state = nnx.split(weighted(make))
 
-    def symmetric(leaf: jax.Array) -> jax.Array:
-        if network == "shuffle" and leaf.shape[-1] == 16:  # as it starts: one kernel four times
-            leaf = jnp.tile(leaf[..., :4], 4)
+    def symmetric(path: tuple, leaf: jax.Array) -> jax.Array:
+        if network == "shuffle" and "upsampling" in jax.tree_util.keystr(path):
+            leaf = jnp.tile(leaf[..., : leaf.shape[-1] // 4], 4)  # as ICNR starts
         if leaf.ndim != 4:
             return leaf
         return (leaf + leaf[::-1] + leaf[:, ::-1] + leaf[::-1, ::-1]) / 4
 
-    apply = compiled(nnx.merge(graph, jax.tree.map(symmetric, state)))
+    apply = compiled(nnx.merge(graph, jax.tree_util.tree_map_with_path(symmetric, state)))
     batch = images(13, 1, 24, 32, 1) if down else images(13, 1, 6, 8, 1)
     result = apply(batch)
     assert float(result.std()) > 1e-3
@@ -417,8 +417,9 @@ def test_gradients_of_the_convolution_to_one_channel(size: int, padding: int, mo
 
 def test_gradients_of_the_convolution_to_one_channel_in_bfloat16() -> None:
     def gradients(dtype) -> nnx.State:
-        options = {"padding": 3, "dtype": dtype, "rngs": nnx.Rngs(0)}
-        graph, state = nnx.split(weighted(lambda: Conv(3, 1, 7, **options)))
+        options = {"padding": 3, "dtype": dtype}
+        make = lambda: Conv(3, 1, 7, **options, rngs=nnx.Rngs(0))  # noqa: E731
+        graph, state = nnx.split(weighted(make))
         batch, target = images(17, 2, 9, 12, 3), images(18, 2, 9, 12, 1)
         return jax.jit(jax.grad(lambda state: jnp.sum(nnx.merge(graph, state)(batch) * target)))(
             state

@@ -1,0 +1,384 @@
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsr_jax import methods
+from mmsr_jax.config import Config, DataConfig, NetworksConfig, OptimizerConfig
+from mmsr_jax.mesh import data_mesh
+from mmsr_jax.methods import Method
+from mmsr_jax.train_state import TrainState, create_train_state, learning_rate_schedule
+from mmsr_jax.train_step import TrainStep, make_train_step
+
+POOL_SIZE, BETA_1 = 3, 0.5
+NETWORKS = [
+    ("generators", "clinical_to_micro"),
+    ("generators", "micro_to_clinical"),
+    ("discriminators", "clinical"),
+    ("discriminators", "micro"),
+]
+TERMS = {
+    *(f"{kind}_{domain}" for kind in ("adversarial", "cycle", "discriminator", "structure")
+      for domain in ("clinical", "micro")),
+    "intensity_clinical",
+    "intensity_micro",
+    "generator_loss",
+    "correlation",
+    "contrast",
+}  # fmt: skip
+Batch = dict[str, np.ndarray]
+
+
+def tiny_config(compute_dtype: str = "float32", batch_size: int = 1) -> Config:
+    return Config(
+        compute_dtype=compute_dtype,
+        batch_size=batch_size,
+        steps=400,
+        pool_size=POOL_SIZE,
+        data=DataConfig(scale=2, clinical_patch_px=16),
+        networks=NetworksConfig(
+            sr_channels=4,
+            sr_blocks=1,
+            sr_tail_channels=4,
+            down_channels=4,
+            down_blocks=1,
+            discriminator_channels=4,
+            discriminator_max_channels=8,
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+    )
+
+
+def batch_of(seed: int, count: int = 1) -> Batch:
+    """Smooth, unpaired patches."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(-0.8, 0.8, (2, count, 8, 8, 1)).astype(np.float32)
+    clinical = np.kron(coarse[0], np.ones((1, 2, 2, 1), np.float32))
+    micro = np.kron(coarse[1], np.ones((1, 4, 4, 1), np.float32))
+    return {"clinical": clinical, "micro": micro}
+
+
+@functools.cache
+def compiled(compute_dtype: str = "float32") -> tuple[Method, TrainStep, TrainState]:
+    """(method, step, the state at step 0 in NumPy)."""
+    config = tiny_config(compute_dtype)
+    method = methods.create(config)
+    state = jax.jit(functools.partial(create_train_state, config, method))()
+    return method, make_train_step(config, method, data_mesh()), jax.device_get(state)
+
+
+def on_device(state: TrainState) -> TrainState:
+    """A copy of its own, as a step takes its state's memory."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def run(*batches: Batch, compute_dtype: str = "float32") -> TrainState:
+    """The state after one step for each batch, in NumPy."""
+    _, step, state = compiled(compute_dtype)
+    state = on_device(state)
+    for batch in batches:
+        state, _ = step(state, batch)
+    return jax.device_get(state)
+
+
+def largest(tree: Any) -> float:
+    return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+@functools.cache
+def losses_of_first_step() -> tuple[Any, ...]:
+    """Gradients, fakes and terms of step 0, straight from the method's two losses."""
+    method, _, state = compiled()
+    batch = batch_of(0)
+
+    def generators(params: Any) -> Any:
+        return method.generator_loss(params, batch, jax.random.key(0))
+
+    of_generators, (fakes, terms) = jax.jit(jax.grad(generators, has_aux=True))(state.params)
+    of_discriminators, more_terms = jax.jit(
+        jax.grad(lambda params: method.discriminator_loss(params, fakes, batch), has_aux=True)
+    )(state.params)
+    return jax.device_get((of_generators, of_discriminators, fakes, {**terms, **more_terms}))
+
+
+def adam_mean(state: TrainState, branch: str) -> Any:
+    """Adam's running mean of the gradient: (1 − β1) times the gradient after one step."""
+    return state.opt_states[branch][0].mu
+
+
+# State
+
+
+def test_initial_state() -> None:
+    _, _, state = compiled()
+    assert state.step == 0
+    assert state.pools["clinical"].images.shape == (POOL_SIZE, 16, 16, 1)
+    assert state.pools["micro"].images.shape == (POOL_SIZE, 32, 32, 1)
+    assert [pool.filled for pool in state.pools.values()] == [0, 0]
+    assert set(state.metric_sums) == TERMS
+    assert largest(state.metric_sums) == 0
+    for branch, name in NETWORKS:
+        assert largest(state.params[branch][name]) > 0
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+
+
+def test_seed_decides_the_initial_state() -> None:
+    method, _, state = compiled()
+    config = tiny_config()
+    create = jax.jit(lambda: create_train_state(config, method))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(create()), state)
+    other = jax.jit(lambda: create_train_state(dataclasses.replace(config, seed=1), method))()
+    assert (np.asarray(other.key) != state.key).any()
+    for branch, name in NETWORKS:
+        ours, theirs = (
+            jax.tree.leaves(params[branch][name]) for params in (state.params, other.params)
+        )
+        assert any((a != np.asarray(b)).any() for a, b in zip(ours, theirs, strict=True))
+
+
+# One step
+
+
+def test_one_step_changes_all_networks() -> None:
+    before, after = compiled()[2], run(batch_of(0))
+    assert after.step == 1
+    for branch, name in NETWORKS:
+        for old, new in zip(
+            jax.tree.leaves(before.params[branch][name]),
+            jax.tree.leaves(after.params[branch][name]),
+            strict=True,
+        ):
+            assert np.isfinite(new).all()
+            if old.ndim == 4:  # kernels; a bias before an instance norm has no gradient
+                assert (old != new).mean() > 0.5
+
+
+def test_each_optimiser_follows_its_own_loss() -> None:
+    of_generators, of_discriminators, _, _ = losses_of_first_step()
+    after = run(batch_of(0))
+    expected = {
+        "generators": of_generators["generators"],
+        "discriminators": of_discriminators["discriminators"],
+    }
+    for branch, name in NETWORKS:
+        size = largest(expected[branch][name])
+        assert size > 1e-4
+        for found, gradient in zip(
+            jax.tree.leaves(adam_mean(after, branch)[name]),
+            jax.tree.leaves(expected[branch][name]),
+            strict=True,
+        ):
+            np.testing.assert_allclose(found, (1 - BETA_1) * gradient, atol=1e-5 * size)
+    # what the step must leave out: each loss would also move the other branch
+    for domain in ("clinical", "micro"):
+        assert largest(of_generators["discriminators"][domain]) > 1e-4
+    assert largest(of_discriminators["generators"]) == 0
+
+
+def test_first_update_is_adams() -> None:
+    """Adam's first step is the learning rate times the sign of any gradient that is not tiny."""
+    of_generators, of_discriminators, _, _ = losses_of_first_step()
+    before, after = compiled()[2], run(batch_of(0))
+    for branch, gradients in (
+        ("generators", of_generators["generators"]),
+        ("discriminators", of_discriminators["discriminators"]),
+    ):
+        for old, new, gradient in zip(
+            jax.tree.leaves(before.params[branch]),
+            jax.tree.leaves(after.params[branch]),
+            jax.tree.leaves(gradients),
+            strict=True,
+        ):
+            clear = np.abs(gradient) > 1e-4
+            expected = old - 2e-3 * np.sign(gradient)
+            np.testing.assert_allclose(new[clear], expected[clear], atol=2e-6)
+
+
+def test_discriminators_see_the_fakes_of_before_the_update() -> None:
+    method, _, state = compiled()
+    batch = batch_of(0)
+    images = jax.jit(method.translate)(state.params, batch)
+    after = run(batch)
+    np.testing.assert_allclose(after.pools["micro"].images[0], images["sr"][0], atol=1e-6)
+    np.testing.assert_allclose(
+        after.pools["clinical"].images[0], images["fake_clinical"][0], atol=1e-6
+    )
+    moved = jax.jit(method.translate)(after.params, batch)
+    assert float(np.abs(moved["sr"] - images["sr"]).max()) > 1e-4
+
+
+def test_pools_fill_and_stay_full() -> None:
+    fills = []
+    _, step, state = compiled()
+    state = on_device(state)
+    for seed in range(POOL_SIZE + 2):
+        state, done = step(state, batch_of(seed))
+        assert int(done) == seed + 1
+        fills.append([int(pool.filled) for pool in state.pools.values()])
+    assert fills == [[1, 1], [2, 2], [3, 3], [3, 3], [3, 3]]
+    for pool in state.pools.values():
+        assert len({image.tobytes() for image in np.asarray(pool.images)}) == POOL_SIZE
+
+
+def test_metrics_are_sums_over_steps() -> None:
+    _, _, _, terms = losses_of_first_step()
+    first = run(batch_of(0)).metric_sums
+    assert set(first) == TERMS
+    for name, value in terms.items():
+        assert first[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+    _, step, state = compiled()
+    state, _ = step(on_device(state), batch_of(0))
+    state = state._replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
+    second = jax.device_get(step(state, batch_of(1))[0].metric_sums)
+    both = run(batch_of(0), batch_of(1)).metric_sums
+    for name in TERMS:
+        assert both[name] == pytest.approx(first[name] + second[name], rel=1e-5, abs=1e-6), name
+
+
+def test_loss_of_generators_is_the_weighted_sum_of_its_terms() -> None:
+    _, _, _, terms = losses_of_first_step()
+    weights = {
+        "adversarial_clinical": 1,
+        "adversarial_micro": 1,
+        "cycle_clinical": 10,
+        "cycle_micro": 10,
+        "structure_clinical": 2,
+        "structure_micro": 1,
+        "intensity_clinical": 1,
+        "intensity_micro": 1,
+    }
+    expected = sum(weight * float(terms[name]) for name, weight in weights.items())
+    assert float(terms["generator_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_warning_lights_match_numpy() -> None:
+    _, _, fakes, terms = losses_of_first_step()
+    clinical, sr = batch_of(0)["clinical"], fakes["micro"]
+    pooled = sr.reshape(1, 16, 2, 16, 2, 1).mean(axis=(2, 4))
+    correlation = np.corrcoef(clinical.ravel(), pooled.ravel())[0, 1]
+    assert float(terms["correlation"]) == pytest.approx(correlation, abs=1e-4)
+    assert float(terms["contrast"]) == pytest.approx(sr.std() / clinical.std(), rel=1e-4)
+
+
+def test_same_state_and_batches_give_the_same_bits() -> None:
+    batches = [batch_of(seed) for seed in range(POOL_SIZE + 2)]
+    jax.tree.map(np.testing.assert_array_equal, run(*batches), run(*batches))
+
+
+def test_bfloat16_trains_float32_parameters() -> None:
+    exact = run(batch_of(0)).metric_sums
+    after = run(batch_of(0), compute_dtype="bfloat16")
+    arrays = (after.params, after.opt_states, after.pools, after.metric_sums)
+    for leaf in jax.tree.leaves(arrays):
+        assert leaf.dtype in (np.float32, np.int32)
+        assert np.isfinite(leaf).all()
+    for name in TERMS - {"correlation"}:
+        assert after.metric_sums[name] == pytest.approx(exact[name], rel=0.05, abs=0.02), name
+    assert after.metric_sums["generator_loss"] != exact["generator_loss"]
+
+
+def test_training_lowers_the_mmsr_terms() -> None:
+    _, step, state = compiled()
+    state, batch, history = on_device(state), batch_of(0), []
+    for _ in range(60):
+        state = state._replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
+        state, _ = step(state, batch)
+        history.append(jax.device_get(state.metric_sums))
+    for name in ("structure_clinical", "intensity_clinical", "intensity_micro", "cycle_micro"):
+        assert history[-1][name] < 0.8 * history[0][name], name
+    assert history[-1]["correlation"] > history[0]["correlation"] + 0.2
+    assert all(np.isfinite(value) for terms in history for value in terms.values())
+
+
+# Learning rate
+
+
+@pytest.mark.parametrize(("steps", "fraction"), [(400, 0.5), (10, 0.3), (7, 1.0)])
+def test_learning_rate_is_constant_then_linear_to_zero(steps: int, fraction: float) -> None:
+    config = OptimizerConfig(learning_rate=4e-4, decay_fraction=fraction)
+    schedule = learning_rate_schedule(config, steps)
+    decaying = round(steps * fraction)
+    expected = [4e-4 * min(1, (steps - step) / decaying) for step in range(steps + 1)]
+    found = [float(schedule(step)) for step in range(steps + 1)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
+    assert found[-1] == 0
+
+
+def test_learning_rate_without_decay() -> None:
+    schedule = learning_rate_schedule(OptimizerConfig(learning_rate=1e-3, decay_fraction=0), 5)
+    assert [float(schedule(step)) for step in range(5)] == pytest.approx([1e-3] * 5)
+
+
+# Several devices
+
+
+_TWO_DEVICES = """
+import sys
+sys.path.insert(0, {directory!r})
+import jax, numpy as np
+from jax.sharding import AxisType
+from test_train_step import batch_of, tiny_config
+from mmsr_jax import methods
+from mmsr_jax.mesh import replicated, split_batch
+from mmsr_jax.train_state import create_train_state
+from mmsr_jax.train_step import make_train_step
+
+assert jax.device_count() == 2
+config = tiny_config(batch_size=2)
+method = methods.create(config)
+initial = jax.device_get(jax.jit(lambda: create_train_state(config, method))())
+results = []
+for devices in (jax.devices(), jax.devices()[:1]):
+    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    step = make_train_step(config, method, mesh)
+    batch = jax.device_put(batch_of(0, 2), split_batch(mesh))
+    assert len(batch["micro"].sharding.device_set) == len(devices)
+    state, _ = step(jax.device_put(initial, replicated(mesh)), batch)
+    assert len(state.step.sharding.device_set) == len(devices)
+    results.append(jax.device_get(state))
+
+two, one = results
+gradients = [{{k: v[0].mu for k, v in state.opt_states.items()}} for state in results]
+for name, (a, b) in {{
+    "gradients": gradients,
+    "pools": (two.pools, one.pools),
+    "metrics": (two.metric_sums, one.metric_sums),
+}}.items():
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=name)
+# Adam turns the rounding of a vanishing gradient into a whole step: compare the others
+for x, y, g in zip(*map(jax.tree.leaves, (two.params, one.params, gradients[1])), strict=True):
+    clear = np.abs(g) > 1e-4
+    np.testing.assert_allclose(x[clear], y[clear], atol=1e-5, err_msg="parameters")
+assert np.isfinite(two.metric_sums["generator_loss"])
+print("equal")
+"""
+
+
+def test_two_devices_compute_what_one_computes() -> None:
+    directory = Path(__file__).parent
+    result = subprocess.run(
+        [sys.executable, "-c", _TWO_DEVICES.format(directory=str(directory))],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            "--xla_force_host_platform_device_count=2",
+        },
+        cwd=directory.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.strip() == "equal"
