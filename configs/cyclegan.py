@@ -34,10 +34,10 @@ def get_config(preset: str = "paper") -> Config:
 def _demo() -> Config:
     return Config(
         name="cyclegan_demo",
-        steps=2600,
+        steps=2400,
         log_every=50,
-        validate_every=650,
-        checkpoint_every=650,
+        validate_every=600,
+        checkpoint_every=600,
         data=DataConfig(
             clinical_patch_px=16,
             augment=True,
@@ -47,8 +47,14 @@ def _demo() -> Config:
             ),
         ),
         networks=NetworksConfig(
-            sr_channels=32, sr_blocks=6, down_channels=16, down_blocks=6, discriminator_channels=32
+            sr_channels=32,
+            sr_blocks=6,
+            sr_tail_channels=32,
+            down_channels=16,
+            down_blocks=4,
+            discriminator_channels=32,
+            discriminator_max_channels=128,
         ),
-        loss=LossConfig(ssim_constants="squared"),
+        loss=LossConfig(lambda_1=3.0, lambda_3=2.0, ssim_constants="squared"),
         optimizer=OptimizerConfig(learning_rate=4e-4),
     )

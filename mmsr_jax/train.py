@@ -1,10 +1,12 @@
 """Training from configuration to checkpoints; exact to resume."""
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -59,19 +61,19 @@ def train_and_evaluate(config: Config, workdir: Path) -> tuple[Path, DatasetCard
     """
     check_config(config)
     method, mesh = methods.create(config), data_mesh()
-    _claim(workdir, config)
-    dataset, card = _dataset(config, workdir)
-    checkpoints = Checkpoints(workdir)
-    start, state = _first_state(config, method, checkpoints, replicated(mesh))
-    batches = train_batches(
-        dataset,
-        batch_size=config.batch_size,
-        start_step=start,
-        seed=config.seed,
-        augment=config.data.augment,
-        sharding=split_batch(mesh),
-    )
-    patches = validation_patches(dataset, config.data.validation_patches)
+    with _claimed(workdir, config):
+        dataset, card = _dataset(config, workdir)
+        checkpoints = Checkpoints(workdir)
+        start, state = _first_state(config, method, checkpoints, replicated(mesh))
+        batches = train_batches(
+            dataset,
+            batch_size=config.batch_size,
+            start_step=start,
+            seed=config.seed,
+            augment=config.data.augment,
+            sharding=split_batch(mesh),
+        )
+        patches = validation_patches(dataset, config.data.validation_patches)
     _announce(config, state, start, workdir)
     log = RunLog(workdir, start, config.steps)
     run = _Run(config, checkpoints, log, _meta(config, card), patches, jax.jit(method.translate))
@@ -116,6 +118,7 @@ class _Run:
                     score = self.validate(step, state)
                 if score is not None or step % config.checkpoint_every == 0 or stop.requested:
                     _check_finite(state, step, config.log_every)
+                    _check_finite_parameters(state, step)
                     self.checkpoints.save(step, state, self.meta, score)
                 if stop.requested and not last:
                     raise Interrupted(step, stop.requested)
@@ -188,8 +191,12 @@ class _Estimate:
             )
 
 
-def _claim(workdir: Path, config: Config) -> None:
-    """Write the configuration into a new run directory, or check it against an old one's."""
+@contextlib.contextmanager
+def _claimed(workdir: Path, config: Config) -> Iterator[None]:
+    """Write the configuration into a new run directory, or check it against an old one's.
+
+    A new directory is given up again if its training cannot start.
+    """
     path = workdir / "config.json"
     if path.exists():
         differing = differing_fields(config, config_from_dict(json.loads(path.read_text())))
@@ -198,7 +205,10 @@ def _claim(workdir: Path, config: Config) -> None:
                 f"{workdir} belongs to a run of another configuration "
                 f"({'; '.join(differing)}); choose another --workdir"
             )
+        yield
         return
+    made = (workdir / name for name in ("phantom_dataset", "checkpoints"))
+    new = [directory for directory in made if not directory.exists()]
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -206,6 +216,15 @@ def _claim(workdir: Path, config: Config) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    except UserError:
+        path.unlink()
+        for directory in new:
+            shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: it was there before
+            workdir.rmdir()
+        raise
 
 
 def _dataset(config: Config, workdir: Path) -> tuple[Path, DatasetCard]:
@@ -244,7 +263,9 @@ def _first_state(
     step = checkpoints.latest_step()
     create = partial(create_train_state, config, method)
     if step is None:
-        return 0, jax.jit(create, out_shardings=sharding)()
+        # Optimised, the random numbers of every shape of parameters take a CPU 40 s to compile.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return 0, jax.jit(create, out_shardings=sharding, compiler_options=options)()
     return step, checkpoints.restore(jax.eval_shape(create), sharding)
 
 
@@ -276,4 +297,19 @@ def _check_finite(state: TrainState, step: int, interval: int) -> None:
         raise UserError(
             f"{', '.join(bad)} became non-finite in steps {first} to {step}; the last checkpoint "
             "is from before: lower optimizer.learning_rate, or look for bad patches"
+        )
+
+
+def _check_finite_parameters(state: TrainState, step: int) -> None:
+    """The losses of a step are those of the parameters before it."""
+    bad = [
+        f"{branch}.{name}"
+        for branch, networks in state.params.items()
+        for name, params in networks.items()
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(params)))
+    ]
+    if bad:
+        raise UserError(
+            f"parameters of {', '.join(bad)} became non-finite by step {step}; the last "
+            "checkpoint is from before: lower optimizer.learning_rate, or look for bad patches"
         )

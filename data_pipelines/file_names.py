@@ -1,0 +1,23 @@
+"""What the name of a file says: its format, and its place in a folder."""
+
+import re
+from pathlib import Path
+
+VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+IMAGES = (".tif", ".tiff", ".png")  # files that carry no spacing in millimetres
+
+
+def extension(path: Path, known: tuple[str, ...]) -> str:
+    """The extension in `known` that the name ends in, or an empty string."""
+    return next((ext for ext in known if path.name.lower().endswith(ext)), "")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Visible files of a folder in natural order."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    return sorted(files, key=natural_order)
+
+
+def natural_order(path: Path) -> list[int | str]:
+    """Key that sorts 2 before 10."""
+    return [int(t) if t.isdecimal() else t.lower() for t in re.split(r"(\d+)", str(path))]

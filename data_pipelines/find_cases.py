@@ -1,0 +1,60 @@
+"""Which scans the paths of a command line stand for."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines import file_names
+from data_pipelines.dicom_series import is_dicom
+from data_pipelines.errors import UserError
+from data_pipelines.image_files import pages
+
+
+def find_cases(paths: Sequence[str]) -> list[Path]:
+    """Expand files, folders and glob patterns to scans that `read_volume` reads.
+
+    A file is a case, but a DICOM file stands for its folder. A folder with DICOM files is a
+    case. In any other folder each volume file is a case, and its subfolders are searched; when
+    that finds nothing, its 2-D TIFF or PNG images are one case (beside volumes they are taken
+    for previews).
+
+    Returns:
+      The cases in natural order (2 before 10), without duplicates.
+
+    Raises:
+      UserError: a path matches nothing, or holds no scan.
+    """
+    cases: set[Path] = set()
+    for path in paths:
+        if os.path.exists(path):
+            found = _cases_at(Path(path))
+        else:
+            matches = [Path(match) for match in glob.glob(path, recursive=True)]
+            if not matches:
+                raise UserError(f"{path} matches no file or folder; check the path")
+            scans = [p for p in matches if p.is_dir() or _is_image(p) or is_dicom(p)]
+            found = [case for match in scans for case in _cases_at(match)]
+        if not found:
+            raise UserError(f"{path} holds no scans; give DICOM, NIfTI, MetaImage, NRRD or TIFF")
+        cases.update(found)
+    return sorted(cases, key=file_names.natural_order)
+
+
+def _cases_at(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path.parent if is_dicom(path) else path]
+    files = file_names.files_in(path)
+    if any(is_dicom(file) for file in files):
+        return [path]
+    images = [file for file in files if _is_image(file)]
+    volumes = [
+        file for file in images if file_names.extension(file, file_names.VOLUMES) or pages(file) > 1
+    ]
+    folders = (child for child in path.iterdir() if child.is_dir() and child.name[0] != ".")
+    found = volumes + [case for folder in folders for case in _cases_at(folder)]
+    return [path] if images and not found else found
+
+
+def _is_image(path: Path) -> bool:
+    return bool(file_names.extension(path, file_names.VOLUMES + file_names.IMAGES))

@@ -1,0 +1,83 @@
+"""The command lines of the project as processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+# The shipped demo, shrunk. Everything that a compiled function depends on is the same in all
+# tests, so that they compile it once.
+DEMO = "--config=configs/cyclegan.py:demo"
+SMALL = {
+    "steps": 48,
+    "batch_size": 2,
+    "pool_size": 3,
+    "log_every": 3,
+    "validate_every": 24,
+    "checkpoint_every": 4,
+    "data.clinical_patch_px": 12,
+    "data.validation_patches": 2,
+    "data.phantom.cases": 2,
+    "data.phantom.size_px": 128,
+    "data.phantom.slices": 1,
+    "data.phantom.held_out_cases": 1,
+    "data.phantom.patches_per_volume": 4,
+    "networks.sr_channels": 4,
+    "networks.sr_blocks": 1,
+    "networks.sr_tail_channels": 4,
+    "networks.down_channels": 4,
+    "networks.down_blocks": 1,
+    "networks.discriminator_channels": 4,
+}
+
+
+def small_demo(workdir: Path, **changes: object) -> list[str]:
+    """Flags of the shrunk demo; `changes` are fields, with __ for a dot."""
+    fields = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [DEMO, f"--workdir={workdir}", *overrides]
+
+
+def start(module: str, *flags: object, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+    )
+
+
+def finish(process: subprocess.Popen, timeout_s: float = 300) -> subprocess.CompletedProcess:
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def run(module: str, *flags: object, **environment: str) -> subprocess.CompletedProcess:
+    return finish(start(module, *flags, **environment))
+
+
+def error_line(result: subprocess.CompletedProcess) -> str:
+    """The one line on standard error of a command that failed as it should."""
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def last_error_line(result: subprocess.CompletedProcess) -> str:
+    """Likewise, of a command that had shown its progress before."""
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    *progress, line = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert not any("error" in before for before in progress)
+    return line
