@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from data_pipelines import file_names, itk
+from data_pipelines import itk
 from data_pipelines.errors import UserError
+from data_pipelines.file_names import files_in
 from data_pipelines.geometry import Geometry, Triple, Volume, as_triple
 from data_pipelines.image_files import read_file
 
@@ -60,7 +61,7 @@ def is_dicom(path: Path) -> bool:
 
 def dicom_slices(folder: Path) -> list[DicomSlice]:
     """The DICOM images among the visible files of a folder, in natural order."""
-    slices = [_dicom_slice(path) for path in file_names.files_in(folder) if is_dicom(path)]
+    slices = [_dicom_slice(path) for path in files_in(folder) if is_dicom(path)]
     return [found for found in slices if found is not None]
 
 

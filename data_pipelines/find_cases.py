@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines import file_names
 from data_pipelines.dicom_series import is_dicom
 from data_pipelines.errors import UserError
+from data_pipelines.file_names import IMAGES, VOLUMES, extension, files_in, natural_order
 from data_pipelines.image_files import pages
 
 
@@ -38,23 +38,21 @@ def find_cases(paths: Sequence[str]) -> list[Path]:
         if not found:
             raise UserError(f"{path} holds no scans; give DICOM, NIfTI, MetaImage, NRRD or TIFF")
         cases.update(found)
-    return sorted(cases, key=file_names.natural_order)
+    return sorted(cases, key=natural_order)
 
 
 def _cases_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path.parent if is_dicom(path) else path]
-    files = file_names.files_in(path)
+    files = files_in(path)
     if any(is_dicom(file) for file in files):
         return [path]
     images = [file for file in files if _is_image(file)]
-    volumes = [
-        file for file in images if file_names.extension(file, file_names.VOLUMES) or pages(file) > 1
-    ]
+    volumes = [file for file in images if extension(file, VOLUMES) or pages(file) > 1]
     folders = (child for child in path.iterdir() if child.is_dir() and child.name[0] != ".")
     found = volumes + [case for folder in folders for case in _cases_at(folder)]
     return [path] if images and not found else found
 
 
 def _is_image(path: Path) -> bool:
-    return bool(file_names.extension(path, file_names.VOLUMES + file_names.IMAGES))
+    return bool(extension(path, VOLUMES + IMAGES))

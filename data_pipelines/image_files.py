@@ -1,4 +1,4 @@
-"""NIfTI, MetaImage, NRRD, TIFF and PNG: one file, or a folder of 2-D images."""
+"""One image file of any format that ITK reads, or a folder of 2-D TIFF or PNG images."""
 
 import dataclasses
 import gzip
@@ -9,18 +9,25 @@ from typing import Any
 
 import SimpleITK as sitk  # noqa: N813
 
-from data_pipelines import file_names, itk
+from data_pipelines import itk
 from data_pipelines.errors import UserError
+from data_pipelines.file_names import IMAGES, extension, files_in
 from data_pipelines.geometry import Triple, Volume
 
 
 def read_file(path: Path, spacing_mm: Triple | None) -> Volume:
-    """Read a file, whose spacing `spacing_mm` (x, y, z) stands in for but does not yet replace.
+    """Read one file as it is stored; a 2-D image becomes one slice.
+
+    Args:
+      path: the file.
+      spacing_mm: (x, y, z), which the caller will put in place of the file's; without it, a
+        format that carries no spacing in mm is refused.
 
     Raises:
       UserError: corrupt, truncated or unsupported file, 4-D or colour image, or no spacing.
     """
-    reader = itk.image_information(path)
+    # ITK recognises .mha and .mhd in lower case only.
+    reader = itk.image_information(path, "MetaImageIO" if extension(path, (".mha", ".mhd")) else "")
     if reader.GetNumberOfComponents() > 1:
         raise UserError(
             f"{path} is a colour image ({reader.GetNumberOfComponents()} components per pixel); "
@@ -28,9 +35,7 @@ def read_file(path: Path, spacing_mm: Triple | None) -> Volume:
         )
     if reader.GetDimension() > 3:
         raise UserError(f"{path} is {reader.GetDimension()}-D {reader.GetSize()}; save one volume")
-    if spacing_mm is None and (
-        reader.GetDimension() == 2 or file_names.extension(path, file_names.IMAGES)
-    ):
+    if spacing_mm is None and (reader.GetDimension() == 2 or extension(path, IMAGES)):
         raise UserError(f"{path} has no spacing in mm; give its spacing (x y z)")
     _check_complete(path, reader)
     image = itk.execute(reader, path)
@@ -43,11 +48,7 @@ def read_stack(folder: Path, spacing_mm: Triple | None) -> Volume:
     Raises:
       UserError: as `read_file`, or no images, several pages in one, or images of several sizes.
     """
-    images = [
-        path
-        for path in file_names.files_in(folder)
-        if file_names.extension(path, file_names.IMAGES)
-    ]
+    images = [path for path in files_in(folder) if extension(path, IMAGES)]
     if not images:
         raise UserError(f"{folder} holds no DICOM series and no TIFF or PNG images")
     if len(images) == 1:
@@ -66,7 +67,7 @@ def read_stack(folder: Path, spacing_mm: Triple | None) -> Volume:
 
 def pages(path: Path) -> int:
     """Number of 2-D images in a TIFF file; 1 for other formats."""
-    if not file_names.extension(path, (".tif", ".tiff")):
+    if not extension(path, (".tif", ".tiff")):
         return 1
     size = itk.image_information(path).GetSize()
     return int(size[2]) if len(size) > 2 else 1
@@ -74,14 +75,14 @@ def pages(path: Path) -> int:
 
 def _check_complete(path: Path, reader: Any) -> None:
     """Reject a truncated NIfTI file, which ITK reads as zeros without a word."""
-    extension = file_names.extension(path, (".nii.gz", ".nii"))
-    if not extension:
+    ending = extension(path, (".nii.gz", ".nii"))
+    if not ending:
         return
     voxels = math.prod(reader.GetSize())
     needed = voxels * int(reader.GetMetaData("bitpix")) // 8
     needed += int(float(reader.GetMetaData("vox_offset")))
     stored = path.stat().st_size
-    if extension == ".nii.gz":
+    if ending == ".nii.gz":
         try:
             with gzip.open(path) as file:
                 stored = sum(len(block) for block in iter(lambda: file.read(1 << 22), b""))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from data_pipelines.volumes import Geometry, Volume
+from data_pipelines.geometry import Geometry, Volume
 
 FloatArray = NDArray[np.floating]
 

@@ -25,7 +25,6 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from data_pipelines import volumes
 from data_pipelines.command_line import parse_flags
 from data_pipelines.dataset_card import (
     CARD_NAME,
@@ -36,6 +35,7 @@ from data_pipelines.dataset_card import (
     HeldOutScan,
 )
 from data_pipelines.errors import UserError, reported_in_one_line
+from data_pipelines.find_cases import find_cases
 from data_pipelines.intensity import CLINICAL_WINDOW_HU
 from data_pipelines.stage_case import CaseTask, DomainOptions, StagedCase, stage_case
 
@@ -142,8 +142,8 @@ def prepare(options: PrepareOptions) -> DatasetCard:
     """
     options.check()
     cases = {
-        "clinical": volumes.find_cases(options.clinical),
-        "micro": volumes.find_cases(options.micro),
+        "clinical": find_cases(options.clinical),
+        "micro": find_cases(options.micro),
     }
     with replaced_directory(options.output, options.overwrite) as partial:
         return write_dataset(partial, options, cases)

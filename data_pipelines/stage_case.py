@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from skimage import transform
 
-from data_pipelines import intensity, lung_mask, patch_sampling, volumes
+from data_pipelines import geometry, intensity, lung_mask, patch_sampling, volumes
 from data_pipelines.dataset_card import DOMAINS, SPLITS, CaseCard
 from data_pipelines.errors import UserError
 from data_pipelines.intensity import Intensity
@@ -147,12 +147,12 @@ def stage_case(task: CaseTask) -> StagedCase:
     return StagedCase(card, np.dtype(dtype).name, staged, preview)
 
 
-def _read(task: CaseTask) -> volumes.Volume:
+def _read(task: CaseTask) -> geometry.Volume:
     options = task.options
     volume = volumes.read_volume(task.path, series=options.series, spacing_mm=options.spacing_mm)
     if options.hounsfield:
         volumes.check_hounsfield(volume, str(task.path))
-        volume = volumes.axial(volume)
+        volume = geometry.axial(volume)
     if options.resample_um is not None:
         volume = _resampled(volume, options.resample_um / 1000, options.any_plane, task.path.name)
     z, y, x = volume.geometry.spacing_mm[::-1]
@@ -165,8 +165,8 @@ def _read(task: CaseTask) -> volumes.Volume:
 
 
 def _resampled(
-    volume: volumes.Volume, pixel_mm: float, all_axes: bool, name: str
-) -> volumes.Volume:
+    volume: geometry.Volume, pixel_mm: float, all_axes: bool, name: str
+) -> geometry.Volume:
     """Larger pixels, low-pass filtered first; slices are only merged if `all_axes`."""
     array, spacing_mm = volume.array, volume.geometry.spacing_mm
     if pixel_mm < min(spacing_mm[:2]):
@@ -195,11 +195,11 @@ def _resampled(
         step * old / new
         for step, old, new in zip(spacing_mm, array.shape[::-1], shape[::-1], strict=True)
     )
-    return volumes.Volume(finer, dataclasses.replace(volume.geometry, spacing_mm=new_mm))
+    return geometry.Volume(finer, dataclasses.replace(volume.geometry, spacing_mm=new_mm))
 
 
 def _mask(
-    array: np.ndarray, spacing_mm: volumes.Triple, options: DomainOptions, name: str
+    array: np.ndarray, spacing_mm: geometry.Triple, options: DomainOptions, name: str
 ) -> np.ndarray | None:
     if options.mask == "lung":
         return lung_mask.lung_mask(array, spacing_mm, name)

@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from data_pipelines import volumes
 from data_pipelines.command_line import parse_flags
 from data_pipelines.errors import UserError, reported_in_one_line
+from data_pipelines.geometry import Volume, axial
 
 _RUN = flags.DEFINE_string("run", None, "Run directory of training.", required=True)
 _INPUT = flags.DEFINE_string(
@@ -36,7 +37,7 @@ def super_resolve(
     checkpoint: str = "last",
     series: str | None = None,
     overwrite: bool = False,
-) -> volumes.Volume:
+) -> Volume:
     """Read a scan, super-resolve it, write the result; returns what was written.
 
     Raises:
@@ -47,7 +48,7 @@ def super_resolve(
     from mmsr_jax.inference.model import load_model
 
     volumes.check_output(output, overwrite)
-    clinical = volumes.axial(volumes.read_volume(scan, series=series))
+    clinical = axial(volumes.read_volume(scan, series=series))
     volumes.check_hounsfield(clinical, str(scan))
     enable_compilation_cache()
     model = load_model(run, checkpoint)

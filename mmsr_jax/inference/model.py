@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.geometry import Volume
 from data_pipelines.intensity import clinical_intensity, to_hu
-from data_pipelines.volumes import Volume
 from mmsr_jax import checkpoints, methods
 from mmsr_jax.inference.tiles import super_resolve_slice
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from data_pipelines import volumes
 from data_pipelines.dataset_card import DatasetCard
+from data_pipelines.geometry import Volume
 from data_pipelines.intensity import clinical_intensity
 from mmsr_jax.evaluation.ground_truth import Scores, score
 from mmsr_jax.evaluation.interpolation import bicubic, nearest
@@ -71,9 +72,9 @@ def report_held_out(run: Path, dataset: Path, card: DatasetCard) -> str:
 
 def _slices(
     model: SuperResolver,
-    clinical: volumes.Volume,
-    micro: volumes.Volume,
-    fine: volumes.Volume,
+    clinical: Volume,
+    micro: Volume,
+    fine: Volume,
 ) -> list[_Slice]:
     normalise = clinical_intensity(model.window_hu).normalise
     return [

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.volumes import Geometry, Volume, write_volume
+from data_pipelines.geometry import Geometry, Volume
+from data_pipelines.volumes import write_volume
 
 
 def write_clinical(path: Path, seed: int, shape=(6, 24, 24)) -> Path:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
+from data_pipelines.find_cases import find_cases
 from data_pipelines.lung_mask import lung_mask, specimen_mask
-from data_pipelines.volumes import find_cases, read_volume
+from data_pipelines.volumes import read_volume
 
 CLINICAL = Path(__file__).parents[3] / "shared" / "data" / "clinical"
 

@@ -17,9 +17,10 @@ from small_volumes import write_clinical, write_micro
 
 from data_pipelines import dataset_card
 from data_pipelines.errors import UserError
+from data_pipelines.geometry import axial
 from data_pipelines.phantom_dataset import prepare_phantom
 from data_pipelines.prepare import PrepareOptions, prepare
-from data_pipelines.volumes import axial, read_volume
+from data_pipelines.volumes import read_volume
 
 
 @pytest.fixture(scope="module")
