@@ -34,10 +34,10 @@ def get_config(preset: str = "paper") -> Config:
 def _demo() -> Config:
     return Config(
         name="cyclegan_demo",
-        steps=2400,
+        steps=3000,
         log_every=50,
-        validate_every=600,
-        checkpoint_every=600,
+        validate_every=750,
+        checkpoint_every=750,
         data=DataConfig(
             clinical_patch_px=16,
             augment=True,

@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -167,10 +168,35 @@ class UpsampleBlock(nnx.Module):
         """Double the size of `features`."""
         if self.kind == "shuffle":
             return leaky_relu(_depth_to_space(self.conv(features)))
+        if self.kind == "nearest":
+            return leaky_relu(_conv_of_repeated(features, self.conv.conv))
         features = jnp.repeat(jnp.repeat(features, 2, axis=1), 2, axis=2)
-        if self.kind == "smooth":
-            features = _binomial(_binomial(features, 1), 2)
-        return leaky_relu(self.conv(features))
+        return leaky_relu(self.conv(_binomial(_binomial(features, 1), 2)))
+
+
+# What each of the 3 taps at double size (last axis) reads of the 3 neighbours at the original size
+# (middle axis), for even and odd output pixels (first axis).
+_TAPS_OF_REPEATED = np.array(
+    [[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], np.float32
+)
+
+
+def _conv_of_repeated(features: Array, conv: nnx.Conv) -> Array:
+    """conv3, reflect-padded, of every pixel repeated 2 × 2, computed before repeating.
+
+    The same sums as one convolution to four times the channels at the original size: faster, as
+    nothing is computed on few channels at double size but the rearrangement.
+    """
+    kernel = jnp.asarray(conv.kernel)
+    taps = jnp.asarray(_TAPS_OF_REPEATED)
+    phases = jnp.einsum("apk,bql,klio->pqiabo", taps, taps, kernel, precision="highest")
+    phases = phases.reshape(3, 3, kernel.shape[2], 4 * kernel.shape[3])
+    dtype = conv.dtype
+    padded = jnp.pad(features.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    sums = lax.conv_general_dilated(
+        padded, phases.astype(dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return _depth_to_space(sums) + jnp.asarray(conv.bias).astype(dtype)
 
 
 def _binomial(features: Array, axis: int) -> Array:

@@ -104,7 +104,9 @@ def _table(values: dict[str, list[dict[str, float]]]) -> str:
         cells = []
         for key in _HEADINGS:
             column = np.array([one[key] for one in of_slices])
-            cells.append(f"{f'{np.nanmean(column):.3f} ± {np.nanstd(column):.3f}':>{width}}")
+            known = column[~np.isnan(column)]  # a slice without structures has no edges
+            cell = f"{known.mean():.3f} ± {known.std():.3f}" if known.size else "none"
+            cells.append(f"{cell:>{width}}")
         lines.append(f"{name:10}{''.join(cells)}")
     return "\n".join(lines)
 

@@ -1,0 +1,34 @@
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from commands import run, small_demo
+
+
+class FinishedRun(NamedTuple):
+    workdir: Path
+    result: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """The shrunk demo, run from its command line without a stop. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = run("mmsr_jax.main", *small_demo(workdir))
+    assert result.returncode == 0, result.stderr
+    return FinishedRun(workdir, result)
+
+
+@pytest.fixture
+def copied(finished: FinishedRun, tmp_path: Path) -> Path:
+    """A copy of the finished run's directory."""
+    return shutil.copytree(finished.workdir, tmp_path / "copied")
+
+
+@pytest.fixture
+def workdir(finished: FinishedRun, tmp_path: Path) -> Path:
+    """A run directory that holds nothing but the finished run's dataset."""
+    shutil.copytree(finished.workdir / "phantom_dataset", tmp_path / "run" / "phantom_dataset")
+    return tmp_path / "run"

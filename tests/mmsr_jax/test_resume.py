@@ -1,0 +1,140 @@
+"""A run that was stopped, however it was, ends exactly like one that never was."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from commands import SMALL, finish, run, small_demo, start
+from conftest import FinishedRun
+
+from mmsr_jax import methods
+from mmsr_jax.checkpoints import Checkpoints, load_meta
+from mmsr_jax.train_state import TrainState, create_train_state
+
+STEPS = SMALL["steps"]
+
+
+def logged(workdir: Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def last_logged_step(workdir: Path) -> int:
+    return max((line["step"] for line in logged(workdir)), default=0)
+
+
+def saving(workdir: Path) -> bool:
+    return any(workdir.glob("checkpoints/*orbax-checkpoint-tmp*"))
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def wait_a_moment() -> None:
+    delay_s = random.uniform(0, 1)
+    print(f"{delay_s=}")
+    time.sleep(delay_s)
+
+
+def final_state(workdir: Path) -> TrainState:
+    """Everything in the newest checkpoint."""
+    step, meta = load_meta(workdir)
+    assert step == STEPS
+    config = meta.typed_config()
+    like = jax.eval_shape(partial(create_train_state, config, methods.create(config)))
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    finally:
+        checkpoints.close()
+
+
+def assert_identical_runs(workdir: Path, expected: Path) -> None:
+    assert (workdir / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
+    state, wanted = (
+        jax.tree_util.tree_leaves_with_path(final_state(path)) for path in (workdir, expected)
+    )
+    for (where, leaf), (_, other) in zip(state, wanted, strict=True):
+        assert leaf.dtype == other.dtype
+        assert np.array_equal(leaf, other), jax.tree_util.keystr(where)
+    assert (workdir / "held_out.json").read_bytes() == (expected / "held_out.json").read_bytes()
+
+
+def test_sigterm_saves_and_the_same_command_ends_bit_identical(
+    finished: FinishedRun, workdir: Path
+) -> None:
+    process = start("mmsr_jax.main", *small_demo(workdir))
+    wait_until(lambda: last_logged_step(workdir), process)
+    wait_a_moment()
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    stopped = finish(process)
+    assert time.monotonic() - asked < 15
+    assert stopped.returncode == 143
+    assert "Traceback" not in stopped.stderr
+    step, _ = load_meta(workdir)
+    assert 0 < step < STEPS
+    line = stopped.stderr.splitlines()[-1]
+    assert line == f"stopped at step {step}; the same command resumes there"
+
+    resumed = run("mmsr_jax.main", *small_demo(workdir))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming at step {step} of {STEPS}" in resumed.stdout
+    assert_identical_runs(workdir, finished.workdir)
+
+
+def test_sigkill_again_and_again_ends_bit_identical(finished: FinishedRun, workdir: Path) -> None:
+    for while_saving in (False, True, True):
+        process = start("mmsr_jax.main", *small_demo(workdir))
+        before = last_logged_step(workdir)
+        if while_saving:
+            # Also the save of an earlier kill leaves such a directory, until the run starts.
+            wait_until(lambda: last_logged_step(workdir) > before, process)  # noqa: B023
+            wait_until(lambda: saving(workdir), process)
+        else:
+            wait_until(lambda: last_logged_step(workdir), process)
+            wait_a_moment()
+        process.kill()
+        assert finish(process).returncode == -signal.SIGKILL
+    resumed = run("mmsr_jax.main", *small_demo(workdir))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming at step" in resumed.stdout
+    assert_identical_runs(workdir, finished.workdir)
+    assert not saving(workdir)
+
+
+def test_a_checkpoint_of_one_device_goes_on_with_two(finished: FinishedRun, copied: Path) -> None:
+    shutil.rmtree(copied / "checkpoints" / str(STEPS))
+    start_step, _ = load_meta(copied)
+    resumed = run(
+        "mmsr_jax.main",
+        *small_demo(copied),
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "2 device(s)" in resumed.stdout
+    assert f"resuming at step {start_step} of {STEPS}" in resumed.stdout
+    for line, expected in zip(logged(copied), logged(finished.workdir), strict=True):
+        assert line == expected or expected["step"] > start_step
+        assert line.keys() == expected.keys()
+        numbers, wanted = (
+            [value for value in values.values() if isinstance(value, float)]
+            for values in (line, expected)
+        )
+        # The order of summation is another one.
+        np.testing.assert_allclose(numbers, wanted, rtol=0.01, atol=0.001)
+    assert final_state(copied).step == STEPS
