@@ -36,8 +36,12 @@ class Checkpoints:
 
     def __init__(self, workdir: Path):
         self._path = (workdir / _DIRECTORY).absolute()
+
+        def score(metrics: dict[str, float]) -> float:
+            return metrics["score"]
+
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["score"],
+            get_metric_fn=score,
             reverse=True,  # a lower score is better
             n=1,
             keep_checkpoints_without_metrics=False,
@@ -45,7 +49,13 @@ class Checkpoints:
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
         self._manager = ocp.CheckpointManager(
             self._path,
-            options=ocp.CheckpointManagerOptions(preservation_policy=keep, create=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=score,  # without it the metrics are not written
+                best_mode="min",
+                create=True,
+                cleanup_tmp_directories=True,  # of a save that was killed
+            ),
             item_names=("params", "rest", "meta"),
         )
 

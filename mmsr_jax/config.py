@@ -9,6 +9,8 @@ from mmsr_jax.losses.mmsr import PixelLoss, SsimConstants, SsimWindow
 from mmsr_jax.networks.blocks import Norm, Upsample
 from mmsr_jax.networks.generators import Base
 
+_SMALLEST_PATCH_PX = 12  # gives the clinical discriminator one score; the SSIM window needs 11
+
 
 @dataclasses.dataclass
 class PhantomConfig:
@@ -145,10 +147,10 @@ def check_config(config: Config) -> None:
     scale = config.data.scale
     if scale < 2 or scale & (scale - 1):
         raise UserError(f"config.data.scale={scale}: must be a power of two from 2")
-    if config.loss.ssim_window == "gaussian" and config.data.clinical_patch_px < 11:
+    if config.data.clinical_patch_px < _SMALLEST_PATCH_PX:
         raise UserError(
-            f"config.data.clinical_patch_px={config.data.clinical_patch_px}: smaller than the SSIM "
-            "window of 11 pixels; use larger patches or config.loss.ssim_window=global"
+            f"config.data.clinical_patch_px={config.data.clinical_patch_px}: must be at least "
+            f"{_SMALLEST_PATCH_PX}, as the discriminators have no score for smaller patches"
         )
 
 

@@ -124,6 +124,7 @@ def test_unknown_method() -> None:
         ("compute_dtype", "float16", "float32, bfloat16"),
         ("networks__norm", "batch", "pixel, instance, none"),
         ("networks__upsample", "bilinear", "nearest, smooth, shuffle"),
+        ("networks__base", "nearest", "none, bicubic, consistent"),
         ("loss__ssim_constants", "wang", "printed, squared"),
         ("loss__ssim_window", "uniform", "gaussian, global"),
         ("loss__pixel_loss", "huber", "mse, l1"),
@@ -158,6 +159,8 @@ def test_powers_of_two(scale: int) -> None:
     check_config(changed(data__scale=scale))
 
 
-def test_patches_must_hold_the_ssim_window() -> None:
-    with pytest.raises(UserError, match=r"clinical_patch_px=10.*ssim_window=global"):
-        check_config(changed(data__clinical_patch_px=10))
+@pytest.mark.parametrize("window", ["gaussian", "global"])
+def test_patches_must_give_the_discriminators_a_score(window: str) -> None:
+    with pytest.raises(UserError, match=r"config\.data\.clinical_patch_px=11: .*at least 12"):
+        check_config(changed(data__clinical_patch_px=11, loss__ssim_window=window))
+    check_config(changed(data__clinical_patch_px=12, loss__ssim_window=window))

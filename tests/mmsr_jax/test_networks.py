@@ -22,7 +22,6 @@ FLOAT32 = jnp.dtype(jnp.float32)
 FAST_COMPILATION = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
 Network = Callable[[np.ndarray], jax.Array]
 
@@ -116,7 +115,13 @@ def test_shapes_of_generators(scale: int, upsample: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strided", "size", "scores"), [(3, (256, 256), (30, 30)), (2, (32, 40), (6, 8))]
+    ("strided", "size", "scores"),
+    [
+        (3, (256, 256), (30, 30)),
+        (2, (32, 40), (6, 8)),
+        (3, (24, 24), (1, 1)),  # the smallest patches that the configuration allows
+        (2, (12, 12), (1, 1)),
+    ],
 )
 def test_shape_of_discriminator(
     strided: int, size: tuple[int, int], scores: tuple[int, int]
@@ -176,6 +181,8 @@ def test_scale_must_be_a_power_of_two(scale: int) -> None:
 def test_unknown_kinds_are_rejected() -> None:
     with pytest.raises(ValueError, match="upsample='bilinear'"):
         nnx.eval_shape(lambda: sr_resnet(upsample="bilinear"))
+    with pytest.raises(ValueError, match="base='nearest'"):
+        nnx.eval_shape(lambda: sr_resnet(base="nearest"))
     with pytest.raises(ValueError, match="norm='batch'"):
         normalise(jnp.zeros((1, 2, 2, 1)), "batch")
 
@@ -336,6 +343,28 @@ def test_smooth_is_a_binomial_low_pass_of_repeated_pixels() -> None:
     np.testing.assert_allclose(upsample_by_identity("smooth", features), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(4, 5), (1, 3)])
+def test_nearest_is_a_convolution_of_repeated_pixels(shape: tuple[int, int], dtype) -> None:
+    block = weighted(lambda: UpsampleBlock(3, 2, kind="nearest", dtype=dtype, rngs=nnx.Rngs(0)))
+    features = images(19, 2, *shape, 3)
+    padded = np.pad(
+        np.kron(features, np.ones((1, 2, 2, 1), np.float32)),
+        ((0, 0), (1, 1), (1, 1), (0, 0)),
+        mode="reflect",
+    )
+    kernel, bias = (
+        np.asarray(leaf[...]) for leaf in (block.conv.conv.kernel, block.conv.conv.bias)
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    sums = np.einsum("nhwcij,ijco->nhwo", windows, kernel) + bias
+    expected = np.where(sums > 0, sums, 0.2 * sums)
+    result = block(jnp.asarray(features, dtype))
+    assert result.dtype == dtype
+    atol = 1e-5 if dtype == jnp.float32 else 0.05
+    np.testing.assert_allclose(np.asarray(result, np.float32), expected, atol=atol)
+
+
 def test_shuffle_puts_channels_into_their_places() -> None:
     block = upsample_block("shuffle")
     block.conv.conv.kernel[...] = jnp.zeros_like(block.conv.conv.kernel[...])
@@ -383,6 +412,19 @@ def test_networks_do_not_shift_images(network: str) -> None:
     assert float(result.std()) > 1e-3
     for flip in (np.s_[:, ::-1], np.s_[:, :, ::-1]):
         np.testing.assert_allclose(apply(batch[flip]), result[flip], atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["none", "bicubic", "consistent"])
+def test_only_the_consistent_image_agrees_with_the_scan(base: str) -> None:
+    rng = np.random.default_rng(20)
+    coarse = ndimage.gaussian_filter(rng.normal(size=(16, 20)), 1.5)
+    clinical = (0.7 * coarse / np.abs(coarse).max()).astype(np.float32)[None, :, :, None]
+    sr = np.asarray(compiled(weighted(lambda: sr_resnet(base=base)))(clinical))
+    pooled = sr.reshape(1, 16, 4, 20, 4, 1).mean(axis=(2, 4))
+    error = np.abs(pooled - clinical)[:, 2:-2, 2:-2].max()
+    assert error < 0.01 if base == "consistent" else error > 0.05
+    inner = np.corrcoef(pooled.ravel(), clinical.ravel())[0, 1]
+    assert inner > 0.8 if base != "none" else inner < 0.8
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 5)])

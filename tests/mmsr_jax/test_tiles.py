@@ -21,7 +21,6 @@ KINDS = [
 FAST_COMPILATION = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
 SCALE = 2
 
@@ -94,7 +93,9 @@ def test_without_a_reach_the_slice_is_one_tile() -> None:
 
 
 @functools.cache
-def sr_network(norm: str, upsample: str) -> tuple[Callable[[np.ndarray], jax.Array], float | None]:
+def sr_network(
+    norm: str, upsample: str, base: str = "none"
+) -> tuple[Callable[[np.ndarray], jax.Array], float | None]:
     """(compiled network, its reach), with random weights of NumPy."""
 
     def make() -> SrResnet:
@@ -105,6 +106,7 @@ def sr_network(norm: str, upsample: str) -> tuple[Callable[[np.ndarray], jax.Arr
             scale=SCALE,
             norm=norm,
             upsample=upsample,
+            base=base,
             rngs=nnx.Rngs(0),
         )
 
@@ -124,7 +126,7 @@ def sr_network(norm: str, upsample: str) -> tuple[Callable[[np.ndarray], jax.Arr
 
 
 def tiled_and_whole(
-    kind: tuple[str, str], image: np.ndarray, tile_px: int, *, missing_px: int = 0
+    kind: tuple[str, ...], image: np.ndarray, tile_px: int, *, missing_px: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     network, reach_px = sr_network(*kind)
     assert reach_px is not None
@@ -155,6 +157,12 @@ def test_tiled_generator_equals_slices_of_any_size(
     kind: tuple[str, str], rows: int, columns: int, tile_px: int
 ) -> None:
     tiled, whole = tiled_and_whole(kind, picture(rows, columns), tile_px)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["bicubic", "consistent"])
+def test_tiled_generator_with_a_base_equals_the_whole_slice(base: str) -> None:
+    tiled, whole = tiled_and_whole(("pixel", "nearest", base), picture(90, 9), 5)
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
 

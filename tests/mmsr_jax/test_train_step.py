@@ -39,8 +39,9 @@ TERMS = {
 FAST_COMPILATION = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
+if jax.__version_info__ < (0, 11):
+    FAST_COMPILATION["xla_cpu_use_fusion_emitters"] = False
 Batch = dict[str, np.ndarray]
 Step = Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]
 
