@@ -108,12 +108,15 @@ def load_meta(run: Path, which: str = "last") -> tuple[int, CheckpointMeta]:
     """(step, meta) of a run's "last" or "best" checkpoint.
 
     Raises:
-      UserError: the directory holds no checkpoint.
+      UserError: the directory holds no checkpoint, or a damaged one.
     """
     with _reader(run) as manager:
         step = _step(manager, run, which)
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-    return step, CheckpointMeta(**meta)
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        try:
+            return step, CheckpointMeta(**manager.restore(step, args=args)["meta"])
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise UserError(_mismatch(run, step, error)) from error
 
 
 def load_params(run: Path, step: int, like: Params) -> Params:

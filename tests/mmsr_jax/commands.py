@@ -23,7 +23,7 @@ SMALL = {
     "data.phantom.size_px": 128,
     "data.phantom.slices": 1,
     "data.phantom.held_out_cases": 1,
-    "data.phantom.patches_per_volume": 4,
+    "data.phantom.patches_per_volume": 24,
     "networks.sr_channels": 4,
     "networks.sr_blocks": 1,
     "networks.sr_tail_channels": 4,

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -44,6 +45,17 @@ def test_ssim_of_known_pairs() -> None:
     flat = np.full((16, 16), 0.5)
     expected = (2 * 0.5 * 0.1 + 4e-4) / (0.5**2 + 0.1**2 + 4e-4)
     assert metrics.ssim(flat, flat - 0.4) == pytest.approx(expected, rel=1e-6)
+
+
+def test_ssim_is_that_of_wang_et_al() -> None:
+    a, b = 0.2 + noise(0), 0.1 + noise(0) + 0.5 * noise(1)
+    mean = functools.partial(ndimage.gaussian_filter, sigma=1.5, truncate=3.5)  # 11 pixels
+    variances = mean(a * a) - mean(a) ** 2 + mean(b * b) - mean(b) ** 2
+    covariance = mean(a * b) - mean(a) * mean(b)
+    luminance = (2 * mean(a) * mean(b) + 4e-4) / (mean(a) ** 2 + mean(b) ** 2 + 4e-4)
+    structure = (2 * covariance + 3.6e-3) / (variances + 3.6e-3)
+    expected = (luminance * structure)[5:-5, 5:-5].mean()
+    assert metrics.ssim(a, b) == pytest.approx(expected, abs=1e-6)
 
 
 def test_correlation() -> None:

@@ -203,6 +203,26 @@ def test_each_optimiser_follows_its_own_loss() -> None:
     assert largest(of_discriminators["generators"]) == 0
 
 
+def test_discriminators_teach_their_generators() -> None:
+    method, _, state = compiled()
+
+    def adversarial(generators: Any, domain: str) -> jax.Array:
+        params = {**state.params, "generators": generators}
+        return method.generator_loss(params, batch_of(0), jax.random.key(0))[1][1][
+            f"adversarial_{domain}"
+        ]
+
+    for domain, teaches, other in (
+        ("micro", "clinical_to_micro", "micro_to_clinical"),
+        ("clinical", "micro_to_clinical", "clinical_to_micro"),
+    ):
+        gradient = quick(jax.grad(functools.partial(adversarial, domain=domain)))(
+            state.params["generators"]
+        )
+        assert largest(gradient[teaches]) > 1e-5
+        assert largest(gradient[other]) == 0
+
+
 def test_first_update_is_adams() -> None:
     """Adam's first step is the learning rate times the sign of any gradient that is not tiny."""
     of_generators, of_discriminators, _, _ = losses_of_first_step()

@@ -1,0 +1,200 @@
+"""What a user can do wrong when training: one line each, and nothing left behind."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import DEMO, SMALL, error_line, run, small_demo
+from conftest import FinishedRun
+
+from configs import cyclegan
+from data_pipelines.dataset_card import CARD_NAME
+from data_pipelines.errors import UserError
+from mmsr_jax.config import Config, field_names
+from mmsr_jax.train import train_and_evaluate
+
+
+def small_config(**changes: object) -> Config:
+    """What the flags of `small_demo` make."""
+    config = cyclegan.get_config("demo")
+    fields = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    for path, value in fields.items():
+        *parents, name = path.split(".")
+        owner = config
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, name, value)
+    return config
+
+
+def refuses(config: Config, workdir: Path, *parts: object) -> str:
+    """Training gives one line with all the parts."""
+    with pytest.raises(UserError) as caught:
+        train_and_evaluate(config, workdir)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert str(part) in message
+    return message
+
+
+def error(*flags: object) -> str:
+    return error_line(run("mmsr_jax.main", *flags))
+
+
+# ---- the command line -------------------------------------------------------------------------
+
+
+def test_an_unknown_field_lists_the_fields() -> None:
+    for flag, unknown in (("--config.stepz=3", "stepz"), ("--config.data.size=3", "size")):
+        line = error(DEMO, flag)
+        assert unknown in line
+        assert line.endswith(", ".join(field_names()))
+
+
+def test_values_that_are_none() -> None:
+    assert "--config.steps=many" in error(DEMO, "--config.steps=many")
+    assert "--config.stop_on_collapse=perhaps" in error(DEMO, "--config.stop_on_collapse=perhaps")
+
+
+def test_configurations_that_are_none() -> None:
+    assert "--config is missing; try --config=configs/" in error()
+    assert "configs/none.py cannot be read" in error("--config=configs/none.py")
+    line = error("--config=configs/cyclegan.py:fast")
+    assert "'fast'" in line
+    assert "paper" in line
+    assert "demo" in line
+
+
+def test_other_arguments_that_mean_nothing() -> None:
+    assert "'step'" in error(DEMO, "--step=3")
+    assert "'--config.steps'" in error(DEMO, "--", "--config.steps")
+
+
+def test_a_run_directory_of_another_configuration(finished: FinishedRun) -> None:
+    before = sorted(finished.workdir.rglob("*"))
+    line = error(*small_demo(finished.workdir, seed=5, loss__cycle=3))
+    assert str(finished.workdir) in line
+    assert "seed: 5 now, 0 there; loss.cycle: 3.0 now, 10.0 there" in line
+    assert "--workdir" in line
+    assert "pool_size" not in line
+    assert sorted(finished.workdir.rglob("*")) == before
+
+
+def test_a_truncated_shard(finished: FinishedRun, workdir: Path) -> None:
+    shard = next((workdir / "phantom_dataset").rglob("*micro*train*tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:-10])
+    line = error(*small_demo(workdir))
+    assert str(shard) in line
+    assert "prepare the dataset again" in line
+    assert not (workdir / "config.json").exists()
+
+
+# ---- the same in this process -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"method": "magic"}, ["config.method='magic'", "cyclegan"]),
+        ({"steps": 0}, ["config.steps=0", "at least 1"]),
+        ({"data__scale": 6}, ["config.data.scale=6", "power of two"]),
+        ({"data__directory": "nowhere"}, ["nowhere", CARD_NAME, "data_pipelines.prepare"]),
+        ({"data__phantom__patches_per_volume": 1000}, ["of 1000 patches", "ask for fewer"]),
+    ],
+)
+def test_configurations_no_run_can_use(
+    changes: dict[str, object], parts: list[str], tmp_path: Path
+) -> None:
+    refuses(small_config(**changes), tmp_path / "new" / "run", *parts)
+    assert not (tmp_path / "new" / "run").exists()
+
+
+def without_card(dataset: Path) -> str:
+    (dataset / CARD_NAME).unlink()
+    return CARD_NAME
+
+
+def with_half_a_card(dataset: Path) -> str:
+    text = (dataset / CARD_NAME).read_text()
+    (dataset / CARD_NAME).write_text(text[: len(text) // 2])
+    return CARD_NAME
+
+
+def with_the_card_of_another_version(dataset: Path) -> str:
+    card = json.loads((dataset / CARD_NAME).read_text())
+    (dataset / CARD_NAME).write_text(json.dumps(card | {"format_version": 99}))
+    return "format 99"
+
+
+def without_a_shard(dataset: Path) -> str:
+    shard = next(dataset.rglob("*clinical*validation*tfrecord*"))
+    shard.unlink()
+    return str(shard)
+
+
+def with_a_shard_of_rubbish(dataset: Path) -> str:
+    shard = next(dataset.rglob("*clinical*validation*tfrecord*"))
+    shard.write_bytes(b"?" * shard.stat().st_size)
+    return "damaged clinical record"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without_card,
+        with_half_a_card,
+        with_the_card_of_another_version,
+        without_a_shard,
+        with_a_shard_of_rubbish,
+    ],
+)
+def test_damaged_datasets(
+    damage: Callable[[Path], str], finished: FinishedRun, tmp_path: Path
+) -> None:
+    dataset = shutil.copytree(finished.workdir / "phantom_dataset", tmp_path / "dataset")
+    problem = damage(dataset)
+    config = small_config(data__directory=str(dataset))
+    refuses(config, tmp_path / "run", problem, dataset, "prepare")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"data__scale": 4}, ["config.data.scale=4", "with 8"]),
+        ({"data__clinical_patch_px": 16}, ["config.data.clinical_patch_px=16", "with 12"]),
+        ({"batch_size": 25}, ["batch size 25", "24 clinical training patches"]),
+    ],
+)
+def test_datasets_of_another_size(
+    changes: dict[str, object], parts: list[str], finished: FinishedRun, tmp_path: Path
+) -> None:
+    dataset = finished.workdir / "phantom_dataset"
+    config = small_config(data__directory=str(dataset), **changes)
+    refuses(config, tmp_path / "run", dataset, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_start_keeps_what_was_there_before(workdir: Path) -> None:
+    (workdir / "note.txt").write_text("mine")
+    refuses(small_config(batch_size=25), workdir, "batch size 25")
+    assert sorted(path.name for path in workdir.iterdir()) == ["note.txt", "phantom_dataset"]
+
+
+def test_a_run_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refuses(
+        small_config(), tmp_path / "file" / "run", tmp_path / "file" / "run", "cannot be written"
+    )
+
+
+def test_a_checkpoint_that_does_not_fit_stops_a_resumed_run(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["networks"]["sr_channels"] = 6
+    (copied / "config.json").write_text(json.dumps(config))
+    message = refuses(small_config(networks__sr_channels=6), copied, copied, "checkpoint 48")
+    assert "another architecture" in message
+    assert (copied / "config.json").exists()
