@@ -47,8 +47,10 @@ def _config(argv: list[str]) -> Config:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; overrides look like --config.steps=100")
     if not isinstance(_CONFIG.value, Config):
-        given = config_flags.get_config_filename(flags.FLAGS["config"])
-        problem = f"--config={given} cannot be read" if given else "--config is missing"
+        problem = "--config is missing"
+        if flags.FLAGS["config"].present:
+            file = config_flags.get_config_filename(flags.FLAGS["config"])
+            problem = f"--config={file} cannot be read"
         raise UserError(f"{problem}; try --config=configs/cyclegan.py")
     return _CONFIG.value
 

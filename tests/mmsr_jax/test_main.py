@@ -44,6 +44,11 @@ def error(*flags: object) -> str:
     return error_line(run("mmsr_jax.main", *flags))
 
 
+def a_shard(dataset: Path, domain: str, split: str) -> Path:
+    shards = (dataset / "ct_patches" / domain).rglob(f"*-{split}.tfrecord-*")
+    return next(shard for shard in sorted(shards) if shard.stat().st_size)
+
+
 # ---- the command line -------------------------------------------------------------------------
 
 
@@ -84,7 +89,7 @@ def test_a_run_directory_of_another_configuration(finished: FinishedRun) -> None
 
 
 def test_a_truncated_shard(finished: FinishedRun, workdir: Path) -> None:
-    shard = next((workdir / "phantom_dataset").rglob("*micro*train*tfrecord*"))
+    shard = a_shard(workdir / "phantom_dataset", "micro", "train")
     shard.write_bytes(shard.read_bytes()[:-10])
     line = error(*small_demo(workdir))
     assert str(shard) in line
@@ -130,13 +135,13 @@ def with_the_card_of_another_version(dataset: Path) -> str:
 
 
 def without_a_shard(dataset: Path) -> str:
-    shard = next(dataset.rglob("*clinical*validation*tfrecord*"))
+    shard = a_shard(dataset, "clinical", "validation")
     shard.unlink()
     return str(shard)
 
 
 def with_a_shard_of_rubbish(dataset: Path) -> str:
-    shard = next(dataset.rglob("*clinical*validation*tfrecord*"))
+    shard = a_shard(dataset, "clinical", "validation")
     shard.write_bytes(b"?" * shard.stat().st_size)
     return "damaged clinical record"
 
