@@ -49,7 +49,7 @@ def validate(
 
 def collapse(values: dict[str, float]) -> str | None:
     """What is wrong with the super-resolution, if it is blank or inverted."""
-    if values["contrast"] < 0.3:
+    if not values["contrast"] >= 0.3:  # also if it is NaN
         return f"blank: contrast {values['contrast']:.2f} of the scan's"
     if values["correlation"] < 0:
         return f"inverted: correlation {values['correlation']:.2f} with the scan"

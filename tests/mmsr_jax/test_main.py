@@ -200,6 +200,8 @@ def test_a_checkpoint_that_does_not_fit_stops_a_resumed_run(copied: Path) -> Non
     config = json.loads((copied / "config.json").read_text())
     config["networks"]["sr_channels"] = 6
     (copied / "config.json").write_text(json.dumps(config))
-    message = refuses(small_config(networks__sr_channels=6), copied, copied, "checkpoint 48")
+    message = refuses(
+        small_config(networks__sr_channels=6), copied, copied, f"checkpoint {SMALL['steps']}"
+    )
     assert "another architecture" in message
     assert (copied / "config.json").exists()

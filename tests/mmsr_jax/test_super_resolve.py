@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from commands import error_line, run
+from commands import SMALL, error_line, run
 from conftest import FinishedRun
 from scan_files import OBLIQUE, UIDS, rotated, write_dicom
 from scipy.spatial.transform import Rotation
@@ -22,6 +22,7 @@ from mmsr_jax.inference.model import SuperResolver, load_model
 from mmsr_jax.super_resolve import super_resolve
 
 SCALE = 8
+NEWEST = str(SMALL["steps"])
 
 
 def chest(shape: tuple[int, int, int] = (3, 20, 24), seed: int = 0) -> np.ndarray:
@@ -309,7 +310,7 @@ def test_outputs_that_cannot_be_written(finished: FinishedRun, scan: Path, empty
 
 def edit_meta(run_directory: Path, change: Callable[[dict], None]) -> None:
     """Change what the newest checkpoint says of itself."""
-    path = run_directory / "checkpoints" / "48" / "meta" / "metadata"
+    path = run_directory / "checkpoints" / NEWEST / "meta" / "metadata"
     meta = json.loads(path.read_text())
     change(meta)
     path.write_text(json.dumps(meta))
@@ -324,19 +325,19 @@ def test_directories_that_hold_no_checkpoint(scan: Path, tmp_path: Path, empty: 
 
 def test_checkpoints_that_do_not_fit(copied: Path, scan: Path, empty: Path) -> None:
     output = empty / "fine.nii.gz"
-    newest = copied / "checkpoints" / "48"
+    newest = copied / "checkpoints" / NEWEST
 
     def widen(meta: dict) -> None:
         meta["config"]["networks"]["sr_channels"] = 6
 
     edit_meta(copied, widen)
-    refuses(copied, scan, output, copied, "checkpoint 48", "another architecture")
+    refuses(copied, scan, output, copied, f"checkpoint {NEWEST}", "another architecture")
 
     def deepen(meta: dict) -> None:
         meta["config"]["networks"] |= {"sr_channels": 4, "sr_blocks": 2}
 
     edit_meta(copied, deepen)
-    refuses(copied, scan, output, copied, "checkpoint 48", "another architecture")
+    refuses(copied, scan, output, copied, f"checkpoint {NEWEST}", "another architecture")
 
     def from_the_future(meta: dict) -> None:
         meta["config"]["networks"] |= {"sr_blocks": 1, "attention": True}
@@ -345,16 +346,16 @@ def test_checkpoints_that_do_not_fit(copied: Path, scan: Path, empty: Path) -> N
     refuses(copied, scan, output, "'attention'")
 
     (newest / "meta" / "metadata").write_text("{")
-    refuses(copied, scan, output, copied, "checkpoint 48")
+    refuses(copied, scan, output, copied, f"checkpoint {NEWEST}")
     shutil.rmtree(newest / "meta")
-    refuses(copied, scan, output, copied, "checkpoint 48")
+    refuses(copied, scan, output, copied, f"checkpoint {NEWEST}")
 
 
 def test_a_damaged_checkpoint(copied: Path, scan: Path, empty: Path) -> None:
-    for path in (copied / "checkpoints" / "48" / "params").rglob("*"):
+    for path in (copied / "checkpoints" / NEWEST / "params").rglob("*"):
         if path.is_file() and "d" in path.parts:
             path.write_bytes(b"rubbish")
-    refuses(copied, scan, empty / "fine.nii.gz", copied, "checkpoint 48", "damaged")
+    refuses(copied, scan, empty / "fine.nii.gz", copied, f"checkpoint {NEWEST}", "damaged")
 
 
 def test_errors_of_the_command_line(finished: FinishedRun, scan: Path, empty: Path) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import SMALL, last_error_line, run, small_demo
@@ -217,6 +218,27 @@ class _Log:
 
     def message(self, text: str) -> None:
         self.shown.append(text)
+
+    def advance(self) -> None:
+        pass
+
+
+def test_non_finite_parameters_are_never_saved() -> None:
+    """Also when they come from the very step that is to be saved: its losses are still finite."""
+    config = cyclegan.get_config("demo")
+    config.checkpoint_every = 1
+    network = {"kernel": jnp.array([1.0, jnp.nan])}
+    state = train.TrainState(
+        step=jnp.array(0),
+        params={"generators": {"clinical_to_micro": network}, "discriminators": {}},
+        opt_states={},
+        pools={},
+        key=jnp.zeros(2),
+        metric_sums={"generator_loss": jnp.array(1.0)},
+    )
+    one = train._Run(config, None, _Log(), None, {}, None)
+    with pytest.raises(UserError, match=r"generators\.clinical_to_micro.* by step 1;"):
+        one.steps(lambda state, batch: (state, state.step), state, iter([{}]), start=0)
 
 
 def validation_of(sr_of_clinical: float, stop: bool, log: _Log) -> float:
