@@ -45,9 +45,9 @@ def start(module: str, *flags: object, **environment: str) -> subprocess.Popen:
         [sys.executable, "-m", module, *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",  # libraries may have changed the locale of this process
         cwd=REPOSITORY,
-        env=os.environ | environment,
+        env=os.environ | {"PYTHONUTF8": "1"} | environment,
     )
 
 
