@@ -196,7 +196,7 @@ except UserError as error:
     done = subprocess.run(
         [sys.executable, "-c", script, str(dataset)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         env=os.environ
         | {

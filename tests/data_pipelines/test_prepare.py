@@ -71,7 +71,7 @@ def records(directory, domain, split):
 
 def run(*flags, **options):
     command = [sys.executable, "-m", "data_pipelines.prepare", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, **options)
 
 
 def test_each_record_is_the_patch_of_the_scan_at_its_position(scans, prepared):

@@ -419,7 +419,7 @@ def test_two_devices_compute_what_one_computes() -> None:
         },
         cwd=directory.parents[1],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )
