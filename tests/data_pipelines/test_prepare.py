@@ -277,11 +277,11 @@ def test_a_stopped_run_leaves_no_dataset_no_process_and_can_be_repeated(
         "if __name__ == '__main__': prepare_slowly(sys.argv[2], sys.argv[3])\n"
     )
     (tmp_path / "main.py").write_text(script)
-    here = Path(__file__).parent
+    repository = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "main.py", here, scans, output],
+        [sys.executable, tmp_path / "main.py", repository / "tests/helpers", scans, output],
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(here.parents[1])},
+        env=os.environ | {"PYTHONPATH": str(repository)},
     )
     markers = partial / "staging"
     deadline = time.monotonic() + 60

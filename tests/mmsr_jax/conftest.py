@@ -1,15 +1,8 @@
 import shutil
-import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from commands import run, small_demo
-
-
-class FinishedRun(NamedTuple):
-    workdir: Path
-    result: subprocess.CompletedProcess
+from commands import FinishedRun, run, small_demo
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import DEMO, SMALL, error_line, run, small_demo
-from conftest import FinishedRun
+from commands import DEMO, SMALL, FinishedRun, error_line, run, small_demo
 
 from configs import cyclegan
 from data_pipelines.dataset_card import CARD_NAME

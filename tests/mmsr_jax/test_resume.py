@@ -12,8 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from commands import SMALL, finish, run, small_demo, start
-from conftest import FinishedRun
+from commands import SMALL, FinishedRun, finish, run, small_demo, start
 
 from mmsr_jax import methods
 from mmsr_jax.checkpoints import Checkpoints, load_meta

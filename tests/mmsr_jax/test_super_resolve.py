@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from commands import SMALL, error_line, run
-from conftest import FinishedRun
+from commands import SMALL, FinishedRun, error_line, run
 from scan_files import OBLIQUE, UIDS, rotated, write_dicom
 from scipy.spatial.transform import Rotation
 

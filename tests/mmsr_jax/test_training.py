@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import SMALL, last_error_line, run, small_demo
-from conftest import FinishedRun
+from commands import SMALL, FinishedRun, last_error_line, run, small_demo
 from matplotlib import image as pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -4,8 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+class FinishedRun(NamedTuple):
+    workdir: Path
+    result: subprocess.CompletedProcess
+
 
 # The shipped demo, shrunk. Everything that a compiled function depends on is the same in all
 # tests, so that they compile it once.
