@@ -64,7 +64,7 @@ class Conv(nnx.Module):
     ):
         self.padding = padding
         self.pad_mode = pad_mode
-        one_output = channels_out == 1 and stride == 1
+        in_blocks = 1 in (channels_in, channels_out) and stride == 1
         self.conv = nnx.Conv(
             channels_in,
             channels_out,
@@ -74,7 +74,7 @@ class Conv(nnx.Module):
             kernel_init=kernel_init,
             dtype=dtype,
             param_dtype=jnp.float32,
-            conv_general_dilated=_one_output_conv if one_output else lax.conv_general_dilated,
+            conv_general_dilated=_conv_in_blocks if in_blocks else lax.conv_general_dilated,
             rngs=rngs,
         )
 
@@ -193,9 +193,7 @@ def _conv_of_repeated(features: Array, conv: nnx.Conv) -> Array:
     phases = phases.reshape(3, 3, kernel.shape[2], 4 * kernel.shape[3])
     dtype = conv.dtype
     padded = jnp.pad(features.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    sums = lax.conv_general_dilated(
-        padded, phases.astype(dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    sums = _conv(padded, phases.astype(dtype))
     return _depth_to_space(sums) + jnp.asarray(conv.bias).astype(dtype)
 
 
@@ -214,58 +212,53 @@ def _depth_to_space(features: Array) -> Array:
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels // 4)
 
 
+def _space_to_depth(features: Array) -> Array:
+    n, height, width, channels = features.shape
+    blocks = features.reshape(n, height // 2, 2, width // 2, 2, channels)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // 2, width // 2, 4 * channels)
+
+
 def _icnr_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
     return jnp.tile(he_init(key, (*shape[:-1], shape[-1] // 4), dtype), 4)
 
 
-def _one_output_conv(
+def _conv_in_blocks(
     images: Array, kernel: Array, strides: object, padding: object, **options: object
 ) -> Array:
-    """`lax.conv_general_dilated` of a stride-1 VALID convolution to one channel."""
-    del strides, padding, options
-    return _conv_to_one_channel(images, kernel)
+    """`lax.conv_general_dilated`, stride 1 and VALID, on blocks of 2 × 2 pixels as channels.
 
-
-@jax.custom_vjp
-def _conv_to_one_channel(
-    images: Float[Array, "n h w c"], kernel: Float[Array, "k k c 1"]
-) -> Float[Array, "n h2 w2 1"]:
-    """VALID convolution with a weight gradient that is one matrix product.
-
-    XLA's own weight gradient of a one-channel output is 16 times slower on a CPU.
+    The same sums as one convolution at half the size, from and to four times the channels: a
+    convolution from or to one channel leaves most of a matrix unit idle.
     """
+    del strides, padding, options
+    size = kernel.shape[0]
+    height, width = (side - size + 1 for side in images.shape[1:3])
+    if height % 2 or width % 2:
+        return _conv(images, kernel)
+    # One row and column of the last blocks go unread if the kernel's size is even.
+    images = jnp.pad(images, ((0, 0), *[(0, side % 2) for side in images.shape[1:3]], (0, 0)))
+    taps = jnp.asarray(_taps_of_blocks(size))
+    blocks = jnp.einsum("pxis,qyjt,stcd->xyijcpqd", taps, taps, kernel, precision="highest")
+    reach, channels_in, channels_out = taps.shape[1], *kernel.shape[2:]
+    blocks = blocks.reshape(reach, reach, 4 * channels_in, 4 * channels_out)
+    sums = _conv(_space_to_depth(images), blocks.astype(kernel.dtype))
+    return _depth_to_space(sums[:, : height // 2, : width // 2])
+
+
+def _conv(images: Array, kernel: Array) -> Array:
     return lax.conv_general_dilated(
         images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _conv_forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _conv_to_one_channel(images, kernel), (images, kernel)
+def _taps_of_blocks(size: int) -> np.ndarray:
+    """1 where a tap (last axis) for an even or odd output pixel (first) lies in a pixel of a block.
 
-
-def _conv_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    images, kernel = saved
-    size = kernel.shape[0]
-    sides = (size - 1, size - 1)
-    padded = jnp.pad(gradient, ((0, 0), sides, sides, (0, 0)))
-    of_images = lax.conv_general_dilated(
-        padded,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        (1, 1),
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    height, width = images.shape[1:3]
-    shifted = jnp.stack(
-        [
-            padded[:, size - 1 - i : size - 1 - i + height, size - 1 - j : size - 1 - j + width, 0]
-            for i in range(size)
-            for j in range(size)
-        ],
-        axis=-1,
-    )
-    of_kernel = jnp.einsum("nhwk,nhwc->kc", shifted, images, preferred_element_type=jnp.float32)
-    return of_images, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-_conv_to_one_channel.defvjp(_conv_forward, _conv_backward)
+    The axes between are the block, counted from the output's, and the pixel within it.
+    """
+    taps = np.zeros((2, size // 2 + 1, 2, size), np.float32)
+    for output in range(2):
+        for tap in range(size):
+            block, pixel = divmod(output + tap, 2)
+            taps[output, block, pixel, tap] = 1
+    return taps
