@@ -36,10 +36,10 @@ def get_config(preset: str = "paper") -> Config:
 def _demo() -> Config:
     return Config(
         name="cyclegan_demo",
-        steps=2400,
+        steps=2200,
         log_every=50,
-        validate_every=600,
-        checkpoint_every=600,
+        validate_every=550,
+        checkpoint_every=550,
         data=DataConfig(
             clinical_patch_px=16,
             augment=True,
@@ -52,11 +52,11 @@ def _demo() -> Config:
             sr_channels=32,
             sr_blocks=6,
             sr_tail_channels=32,
-            down_channels=16,
-            down_blocks=4,
+            down_channels=8,
+            down_blocks=2,
             discriminator_channels=32,
             discriminator_max_channels=128,
         ),
-        loss=LossConfig(lambda_1=3.0, lambda_3=2.0, ssim_constants="squared"),
-        optimizer=OptimizerConfig(learning_rate=4e-4),
+        loss=LossConfig(lambda_1=4.0, lambda_3=3.0, cycle=5.0, ssim_constants="squared"),
+        optimizer=OptimizerConfig(learning_rate=8e-4, warmup_steps=200),
     )

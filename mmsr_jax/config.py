@@ -74,6 +74,7 @@ class OptimizerConfig:
     learning_rate: float = 2e-4
     beta_1: float = 0.5
     beta_2: float = 0.999
+    warmup_steps: int = 0  # first steps, in which the rate rises linearly
     decay_fraction: float = 0.5  # the share of the steps, at the end, that decays to zero
 
 

@@ -25,11 +25,19 @@ class TrainState(NamedTuple):
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
-    """Constant, then linear to zero over the last `decay_fraction` of `steps`."""
+    """Linear to `learning_rate`, constant, then linear to zero over the last `decay_fraction`.
+
+    The rise takes `warmup_steps`; step 0 already moves the parameters.
+    """
     decay_steps = max(1, round(steps * config.decay_fraction))
-    return optax.linear_schedule(
+    decay = optax.linear_schedule(
         config.learning_rate, 0.0, decay_steps, transition_begin=steps - decay_steps
     )
+
+    def learning_rate(step: Any) -> Any:
+        return decay(step) * jnp.minimum(1.0, (step + 1) / (config.warmup_steps + 1))
+
+    return learning_rate
 
 
 def create_optimizer(config: Config) -> optax.GradientTransformation:
