@@ -8,9 +8,10 @@ Preset `paper`: 200 epochs of 10,000 patches of 32² clinical and 256² micro pi
 follow the defaults of `mmsr_jax.config`: no norm after G1's stem, pixel norm in the blocks.
 
 Preset `demo`: 16² and 128² patches of the embedded phantoms, small networks, SSIM constants as in
-Wang et al. and the weights of the clinical domain raised to λ1 = 3, λ3 = 2; 2,400 steps: about 8
-minutes on two CPU cores. Expect, on held-out phantoms: edges 0.78 (bicubic: 0.23), bias below 0.01,
-correlation with the scan 0.93.
+Wang et al.; λ1 = 4 and λ3 = 3 hold the few steps to the scan, a cycle weight of 5 and a learning
+rate of 8e-4 after a warm-up (without one it can go blank) sharpen them. 2,200 steps: under 5
+minutes on two CPU cores. Expect, on held-out phantoms: edges 0.73 (bicubic: 0.23), bias within
+0.01, correlation with the scan 0.935 to 0.94 (the truth's own: 0.92).
 """
 
 from data_pipelines.errors import UserError
@@ -38,8 +39,8 @@ def _demo() -> Config:
         name="cyclegan_demo",
         steps=2200,
         log_every=50,
-        validate_every=550,
-        checkpoint_every=550,
+        validate_every=1100,
+        checkpoint_every=1100,
         data=DataConfig(
             clinical_patch_px=16,
             augment=True,

@@ -69,7 +69,7 @@ class LossConfig:
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Adam with a constant, then linearly vanishing learning rate."""
+    """Adam with a rising, then constant, then linearly vanishing learning rate."""
 
     learning_rate: float = 2e-4
     beta_1: float = 0.5
@@ -145,6 +145,15 @@ def check_config(config: Config) -> None:
     for name in positive:
         if getattr(config, name) < 1:
             raise UserError(f"config.{name}={getattr(config, name)}: must be at least 1")
+    optimizer = config.optimizer
+    if optimizer.warmup_steps < 0:
+        raise UserError(
+            f"config.optimizer.warmup_steps={optimizer.warmup_steps}: must be 0 or more"
+        )
+    if not 0 <= optimizer.decay_fraction <= 1:
+        raise UserError(
+            f"config.optimizer.decay_fraction={optimizer.decay_fraction}: must be from 0 to 1"
+        )
     scale = config.data.scale
     if scale < 2 or scale & (scale - 1):
         raise UserError(f"config.data.scale={scale}: must be a power of two from 2")

@@ -148,6 +148,14 @@ def test_counts_start_at_one(field: str, value: int) -> None:
     check_config(changed(**{field: 1}))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("warmup_steps", -1), ("decay_fraction", -0.1), ("decay_fraction", 1.5)]
+)
+def test_schedules_that_cannot_be(field: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"config\.optimizer\.{field}={value}: must be"):
+        check_config(changed(**{f"optimizer__{field}": value}))
+
+
 @pytest.mark.parametrize("scale", [0, 1, 3, 6, -2])
 def test_scale_is_a_power_of_two(scale: int) -> None:
     with pytest.raises(UserError, match=rf"config\.data\.scale={scale}: must be a power of two"):

@@ -434,31 +434,40 @@ def test_images_smaller_than_the_padding(shape: tuple[int, int]) -> None:
     assert bool(jnp.isfinite(result).all())
 
 
-# The convolution to one channel
+# Convolutions from and to one channel, computed on blocks of pixels where the size is even
 
 
 @pytest.mark.parametrize(("size", "padding", "mode"), [(7, 3, "reflect"), (4, 1, "constant")])
-def test_gradients_of_the_convolution_to_one_channel(size: int, padding: int, mode: str) -> None:
-    conv = Conv(3, 1, size, padding=padding, pad_mode=mode, dtype=jnp.float32, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("channels", [(3, 1), (1, 5), (1, 1)])
+@pytest.mark.parametrize("shape", [(10, 12), (9, 13), (9, 12)])
+def test_convolution_from_or_to_one_channel(
+    size: int, padding: int, mode: str, channels: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    options = {"padding": padding, "pad_mode": mode, "dtype": jnp.float32}
+    conv = Conv(*channels, size, **options, rngs=nnx.Rngs(0))
     graph, state = nnx.split(conv)
-    batch = images(15, 2, 9, 12, 3)
+    batch = images(15, 2, *shape, channels[0])
     target = images(16, *jax.eval_shape(conv, batch).shape)
 
-    def ours(state: nnx.State, batch: jax.Array) -> jax.Array:
-        return jnp.sum(nnx.merge(graph, state)(batch) * target)
+    def ours(state: nnx.State, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+        result = nnx.merge(graph, state)(batch)
+        return jnp.sum(result * target), result
 
-    def plain(kernel: jax.Array, bias: jax.Array, batch: jax.Array) -> jax.Array:
+    def plain(kernel: jax.Array, bias: jax.Array, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
         sides = (padding, padding)
         padded = jnp.pad(batch, ((0, 0), sides, sides, (0, 0)), mode=mode)
         result = lax.conv_general_dilated(
             padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return jnp.sum((result + bias) * target)
+        return jnp.sum((result + bias) * target), result + bias
 
-    of_state, of_batch = jax.jit(jax.grad(ours, argnums=(0, 1)))(state, batch)
-    expected = jax.jit(jax.grad(plain, argnums=(0, 1, 2)))(
+    (of_state, of_batch), result = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(
+        state, batch
+    )
+    expected, wanted_result = jax.jit(jax.grad(plain, argnums=(0, 1, 2), has_aux=True))(
         conv.conv.kernel[...], conv.conv.bias[...], batch
     )
+    np.testing.assert_allclose(result, wanted_result, atol=1e-5)
     found = of_state["conv"]["kernel"][...], of_state["conv"]["bias"][...], of_batch
     for gradient, wanted in zip(found, expected, strict=True):
         assert float(jnp.abs(wanted).max()) > 0.01
@@ -470,7 +479,7 @@ def test_gradients_of_the_convolution_to_one_channel_in_bfloat16() -> None:
         options = {"padding": 3, "dtype": dtype}
         make = lambda: Conv(3, 1, 7, **options, rngs=nnx.Rngs(0))  # noqa: E731
         graph, state = nnx.split(weighted(make))
-        batch, target = images(17, 2, 9, 12, 3), images(18, 2, 9, 12, 1)
+        batch, target = images(17, 2, 10, 12, 3), images(18, 2, 10, 12, 1)
         return jax.jit(jax.grad(lambda state: jnp.sum(nnx.merge(graph, state)(batch) * target)))(
             state
         )

@@ -359,6 +359,13 @@ def test_learning_rate_without_decay() -> None:
     assert [float(schedule(step)) for step in range(5)] == pytest.approx([1e-3] * 5)
 
 
+def test_learning_rate_rises_over_the_warm_up() -> None:
+    config = OptimizerConfig(learning_rate=1e-3, warmup_steps=3, decay_fraction=0.5)
+    schedule = learning_rate_schedule(config, 8)
+    expected = [0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25]
+    assert [1e3 * float(schedule(step)) for step in range(8)] == pytest.approx(expected)
+
+
 # Several devices
 
 
