@@ -10,6 +10,23 @@ from mmsr_jax.networks.blocks import Norm, Upsample
 from mmsr_jax.networks.generators import Base
 
 _SMALLEST_PATCH_PX = 12  # gives the clinical discriminator one score; the SSIM window needs 11
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "pool_size": 0,
+    "log_every": 1,
+    "validate_every": 1,
+    "checkpoint_every": 1,
+    "data.validation_patches": 1,
+    "networks.sr_channels": 1,
+    "networks.sr_blocks": 0,
+    "networks.sr_tail_channels": 1,
+    "networks.down_channels": 1,
+    "networks.down_blocks": 0,
+    "networks.discriminator_channels": 1,
+    "networks.discriminator_max_channels": 1,
+    "optimizer.warmup_steps": 0,
+}
 
 
 @dataclasses.dataclass
@@ -88,7 +105,7 @@ class Config:
     compute_dtype: str = "float32"  # or bfloat16; parameters, norms and losses stay float32
     steps: int = 2_000_000
     batch_size: int = 1
-    pool_size: int = 50
+    pool_size: int = 50  # past fakes shown to a discriminator; 0: the newest alone
     log_every: int = 100
     validate_every: int = 5_000
     checkpoint_every: int = 5_000
@@ -141,19 +158,13 @@ def check_config(config: Config) -> None:
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"config.{name}={value!r}: must be one of {', '.join(allowed)}")
-    positive = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every")
-    for name in positive:
-        if getattr(config, name) < 1:
-            raise UserError(f"config.{name}={getattr(config, name)}: must be at least 1")
-    optimizer = config.optimizer
-    if optimizer.warmup_steps < 0:
-        raise UserError(
-            f"config.optimizer.warmup_steps={optimizer.warmup_steps}: must be 0 or more"
-        )
-    if not 0 <= optimizer.decay_fraction <= 1:
-        raise UserError(
-            f"config.optimizer.decay_fraction={optimizer.decay_fraction}: must be from 0 to 1"
-        )
+    values = _flat(dataclasses.asdict(config))
+    for name, least in _LEAST.items():
+        if values[name] < least:
+            raise UserError(f"config.{name}={values[name]}: must be at least {least}")
+    decay_fraction = config.optimizer.decay_fraction
+    if not 0 <= decay_fraction <= 1:
+        raise UserError(f"config.optimizer.decay_fraction={decay_fraction}: must be from 0 to 1")
     scale = config.data.scale
     if scale < 2 or scale & (scale - 1):
         raise UserError(f"config.data.scale={scale}: must be a power of two from 2")

@@ -19,7 +19,7 @@ class ImagePool(NamedTuple):
 
 
 def empty_pool(size: int, image_shape: tuple[int, int, int]) -> ImagePool:
-    """A pool for `size` images; with size 0, `exchange` hands every fake through."""
+    """A pool for `size` images, of which none is in use."""
     return ImagePool(jnp.zeros((size, *image_shape), jnp.float32), jnp.zeros((), jnp.int32))
 
 
@@ -28,8 +28,6 @@ def exchange(
 ) -> tuple[ImagePool, Float[Array, "n h w c"]]:
     """Put fakes into the pool one after the other; returns what the discriminator sees instead."""
     size = pool.images.shape[0]
-    if size == 0:
-        return pool, fakes
 
     def one(pool: ImagePool, fake_and_key: tuple[Array, Array]) -> tuple[ImagePool, Array]:
         fake, key = fake_and_key

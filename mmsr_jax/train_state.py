@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     params: Params
     opt_states: dict[str, Any]
-    pools: dict[str, ImagePool]
+    pools: dict[str, ImagePool]  # by domain; none without pooling
     key: Array
     metric_sums: dict[str, Array]  # over the steps since the last logging
 
@@ -58,8 +58,9 @@ def create_train_state(config: Config, method: Method) -> TrainState:
         params=params,
         opt_states={branch: optimizer.init(params[branch]) for branch in params},
         pools={
-            "clinical": empty_pool(config.pool_size, (clinical_px, clinical_px, 1)),
-            "micro": empty_pool(config.pool_size, (micro_px, micro_px, 1)),
+            name: empty_pool(config.pool_size, (size_px, size_px, 1))
+            for name, size_px in (("clinical", clinical_px), ("micro", micro_px))
+            if config.pool_size  # an array of no images is no checkpoint's
         },
         key=jax.random.key_data(step_key),
         metric_sums=_zero_metrics(config, method, params),

@@ -43,7 +43,7 @@ def make_train_step(config: Config, method: Method, mesh: Mesh) -> TrainStep:
         gradients["generators"], (fakes, terms) = jax.grad(loss_of_generators, has_aux=True)(
             state.params["generators"]
         )
-        pools, seen = {}, {}
+        pools, seen = {}, dict(fakes)
         for domain, key in zip(sorted(state.pools), pool_keys, strict=True):
             pools[domain], seen[domain] = exchange(state.pools[domain], fakes[domain], key)
         gradients["discriminators"], more_terms = jax.grad(loss_of_discriminators, has_aux=True)(

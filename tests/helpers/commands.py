@@ -1,10 +1,13 @@
-"""The command lines of the project as processes of their own."""
+"""The shrunk demo, and the command lines of the project as processes of their own."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from configs import cyclegan
+from mmsr_jax.config import Config
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,6 +48,19 @@ def small_demo(workdir: Path, **changes: object) -> list[str]:
     fields = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return [DEMO, f"--workdir={workdir}", *overrides]
+
+
+def small_config(**changes: object) -> Config:
+    """What the flags of `small_demo` make."""
+    config = cyclegan.get_config("demo")
+    fields = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    for path, value in fields.items():
+        *parents, name = path.split(".")
+        owner = config
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, name, value)
+    return config
 
 
 def start(module: str, *flags: object, **environment: str) -> subprocess.Popen:

@@ -139,21 +139,32 @@ def test_choices(field: str, value: str, allowed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["steps", "batch_size", "log_every", "validate_every", "checkpoint_every"]
+    ("field", "least"),
+    [
+        *((f"{what}_every", 1) for what in ("log", "validate", "checkpoint")),
+        ("steps", 1),
+        ("batch_size", 1),
+        ("pool_size", 0),
+        ("data__validation_patches", 1),
+        ("networks__sr_blocks", 0),
+        ("networks__down_channels", 1),
+        ("networks__discriminator_max_channels", 1),
+        ("optimizer__warmup_steps", 0),
+    ],
 )
-@pytest.mark.parametrize("value", [0, -1])
-def test_counts_start_at_one(field: str, value: int) -> None:
-    with pytest.raises(UserError, match=rf"config\.{field}={value}: must be at least 1"):
-        check_config(changed(**{field: value}))
-    check_config(changed(**{field: 1}))
+def test_counts_have_a_least_value(field: str, least: int) -> None:
+    name = field.replace("__", r"\.")
+    with pytest.raises(UserError, match=rf"config\.{name}={least - 1}: must be at least {least}$"):
+        check_config(changed(**{field: least - 1}))
+    check_config(changed(**{field: least}))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("warmup_steps", -1), ("decay_fraction", -0.1), ("decay_fraction", 1.5)]
-)
-def test_schedules_that_cannot_be(field: str, value: float) -> None:
-    with pytest.raises(UserError, match=rf"config\.optimizer\.{field}={value}: must be"):
-        check_config(changed(**{f"optimizer__{field}": value}))
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_decay_takes_a_share_of_the_steps(value: float) -> None:
+    with pytest.raises(
+        UserError, match=rf"config\.optimizer\.decay_fraction={value}: must be from 0 to 1$"
+    ):
+        check_config(changed(optimizer__decay_fraction=value))
 
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 6, -2])

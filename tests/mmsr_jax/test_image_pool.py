@@ -81,15 +81,6 @@ def test_every_slot_is_used() -> None:
     assert min(values(pool.images)) >= size
 
 
-def test_size_zero_hands_everything_through() -> None:
-    pool = empty_pool(0, SHAPE)
-    given = fakes(1, 4) * 1.0
-    after, seen = compiled_exchange(pool, given, jax.random.key(0))
-    np.testing.assert_array_equal(seen, given)
-    assert after.images.shape == (0, *SHAPE)
-    assert int(after.filled) == 0
-
-
 def test_the_key_decides() -> None:
     pool, given = full_pool(5), fakes(5, 4000) * 1.0
     once, again, other = (compiled_exchange(pool, given, jax.random.key(key)) for key in (3, 3, 4))

@@ -6,26 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import DEMO, SMALL, FinishedRun, error_line, run, small_demo
+from commands import DEMO, SMALL, FinishedRun, error_line, run, small_config, small_demo
 
 from configs import cyclegan
 from data_pipelines.dataset_card import CARD_NAME
 from data_pipelines.errors import UserError
 from mmsr_jax.config import Config, field_names
 from mmsr_jax.train import train_and_evaluate
-
-
-def small_config(**changes: object) -> Config:
-    """What the flags of `small_demo` make."""
-    config = cyclegan.get_config("demo")
-    fields = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
-    for path, value in fields.items():
-        *parents, name = path.split(".")
-        owner = config
-        for parent in parents:
-            owner = getattr(owner, parent)
-        setattr(owner, name, value)
-    return config
 
 
 def refuses(config: Config, workdir: Path, *parts: object) -> str:

@@ -1,5 +1,6 @@
 """A run that was stopped, however it was, ends exactly like one that never was."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from commands import SMALL, FinishedRun, finish, run, small_demo, start
+from commands import SMALL, FinishedRun, finish, run, small_config, small_demo, start
 
 from mmsr_jax import methods
-from mmsr_jax.checkpoints import Checkpoints, load_meta
+from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, load_meta
 from mmsr_jax.train_state import TrainState, create_train_state
 
 STEPS = SMALL["steps"]
@@ -140,3 +141,17 @@ def test_a_checkpoint_of_one_device_goes_on_with_two(finished: FinishedRun, copi
         # The order of summation is another one.
         np.testing.assert_allclose(numbers, wanted, rtol=0.01, atol=0.001)
     assert final_state(copied).step == STEPS
+
+
+def test_a_state_without_pools_is_saved(tmp_path: Path) -> None:
+    config = small_config(pool_size=0)
+    state = create_train_state(config, methods.create(config))
+    checkpoints = Checkpoints(tmp_path)
+    try:
+        checkpoints.save(3, state, CheckpointMeta(dataclasses.asdict(config), {}))
+        checkpoints.wait()
+        like = jax.eval_shape(lambda: state)
+        again = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    finally:
+        checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, again, state)

@@ -269,6 +269,23 @@ def test_pools_fill_and_stay_full() -> None:
         assert len({image.tobytes() for image in np.asarray(pool.images)}) == POOL_SIZE
 
 
+def test_without_pools_discriminators_see_the_newest_fakes() -> None:
+    config = dataclasses.replace(tiny_config(), pool_size=0)
+    method, _, pooled = compiled()
+    shapes = jax.eval_shape(lambda: create_train_state(config, method))
+    assert shapes.pools == {}
+    step = make_train_step(config, method, data_mesh()).lower(shapes, batch_of(0))
+    step = step.compile(compiler_options=FAST_COMPILATION)
+    state = on_device(pooled._replace(pools={}))
+    for seed in range(3):
+        before = state._replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
+        _, (fakes, _) = method.generator_loss(before.params, batch_of(seed), jax.random.key(0))
+        _, expected = method.discriminator_loss(before.params, fakes, batch_of(seed))
+        state, _ = step(before, batch_of(seed))
+        for name, value in expected.items():
+            assert state.metric_sums[name] == pytest.approx(float(value), rel=1e-4), name
+
+
 def test_metrics_are_sums_over_steps() -> None:
     _, _, _, terms = losses_of_first_step()
     first = run(batch_of(0)).metric_sums
