@@ -9,7 +9,6 @@ therefore sees exactly what a run that got there by itself sees, and no iterator
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
-import tensorflow as tf
-
 from data_pipelines import dataset_card
 from data_pipelines.dataset_card import DOMAINS, DomainCard
 from data_pipelines.errors import UserError
+from data_pipelines.quiet_tensorflow import tf
 
 # A domain's shuffle buffer. The writer has hashed all records into random order already.
 _SHUFFLE_BYTES = 128 * 2**20

@@ -4,15 +4,22 @@ python -m mmsr_jax.main --config=configs/cyclegan.py[:PRESET] [--workdir=DIR]
 [--config.FIELD=VALUE ...]
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from data_pipelines.command_line import parse_flags
 from data_pipelines.errors import UserError, reported_in_one_line
-from mmsr_jax.config import Config, field_names
+
+# JAX is imported in the functions: not before the cheap checks, and not in the processes that make
+# phantoms, which import this module anew.
+if TYPE_CHECKING:
+    from mmsr_jax.config import Config
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/, with a preset after a colon.", lock_config=False
@@ -24,7 +31,6 @@ def main(argv: list[str]) -> None:
     """Run the command line."""
     with reported_in_one_line():
         config = _config(argv)
-        # JAX and TensorFlow start after the cheap checks.
         from mmsr_jax.compilation_cache import enable_compilation_cache
         from mmsr_jax.train import Interrupted, train_and_evaluate
 
@@ -46,6 +52,8 @@ def main(argv: list[str]) -> None:
 def _config(argv: list[str]) -> Config:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; overrides look like --config.steps=100")
+    from mmsr_jax.config import Config
+
     if not isinstance(_CONFIG.value, Config):
         problem = "--config is missing"
         if flags.FLAGS["config"].present:
@@ -61,6 +69,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         try:
             return parse_flags(argv)
         except (KeyError, AttributeError) as error:
+            from mmsr_jax.config import field_names
+
             raise UserError(
                 f"{error.args[0]!s}; the fields are {', '.join(field_names())}"
             ) from error

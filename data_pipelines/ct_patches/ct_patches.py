@@ -4,20 +4,17 @@ import contextlib
 import dataclasses
 import io
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
 from data_pipelines.dataset_card import SPLITS
+from data_pipelines.quiet_tensorflow import tf
 from data_pipelines.stage_case import StagedPatches
 
 POSITION_FIELDS = ("plane", "slice", "row", "column")

@@ -173,27 +173,30 @@ class UpsampleBlock(nnx.Module):
         return leaky_relu(self.conv(_binomial(_binomial(features, 1), 2)))
 
 
-# What each of the 3 taps at double size (last axis) reads of the 3 neighbours at the original size
-# (middle axis), for even and odd output pixels (first axis).
-_TAPS_OF_REPEATED = np.array(
-    [[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], np.float32
-)
+# Which of the 3 taps at double size (last axis) fall on the first and on the second pixel that an
+# output pixel sees at the original size (middle axis), for even and odd output pixels (first axis).
+_TAPS_OF_REPEATED = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
 def _conv_of_repeated(features: Array, conv: nnx.Conv) -> Array:
     """conv3, reflect-padded, of every pixel repeated 2 × 2, computed before repeating.
 
-    The same sums as one convolution to four times the channels at the original size: faster, as
-    nothing is computed on few channels at double size but the rearrangement.
+    An output pixel sees only 2 × 2 different pixels: one convolution of that size to four times
+    the channels at the original size gives the same sums with 4 products for 9.
     """
-    kernel = jnp.asarray(conv.kernel)
-    taps = jnp.asarray(_TAPS_OF_REPEATED)
+    (n, height, width, _), dtype = features.shape, conv.dtype
+    kernel, taps = jnp.asarray(conv.kernel), jnp.asarray(_TAPS_OF_REPEATED)
     phases = jnp.einsum("apk,bql,klio->pqiabo", taps, taps, kernel, precision="highest")
-    phases = phases.reshape(3, 3, kernel.shape[2], 4 * kernel.shape[3])
-    dtype = conv.dtype
+    channels = kernel.shape[3]
     padded = jnp.pad(features.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    sums = _conv(padded, phases.astype(dtype))
-    return _depth_to_space(sums) + jnp.asarray(conv.bias).astype(dtype)
+    sums = _conv(padded, phases.reshape(2, 2, -1, 4 * channels).astype(dtype))
+    sums = sums.reshape(n, height + 1, width + 1, 2, 2, channels)
+    rows = [
+        jnp.stack([sums[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
+        for a in (0, 1)
+    ]
+    images = jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, channels)
+    return images + jnp.asarray(conv.bias).astype(dtype)
 
 
 def _binomial(features: Array, axis: int) -> Array:
