@@ -221,7 +221,7 @@ class DomainReader:
             except StopIteration:
                 return
             except tf.errors.OpError as error:
-                reason = error.message.splitlines()[0]
+                reason = error.message.splitlines()[0].rpartition("}} ")[2]
                 raise UserError(
                     f"{self.directory} has a damaged {self.name} record ({reason}); "
                     "prepare the dataset again"

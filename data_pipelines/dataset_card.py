@@ -133,7 +133,7 @@ def load(directory: str | Path) -> DatasetCard:
         )
     try:
         card = _from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); prepare the dataset again") from error
     for domain in (card.clinical, card.micro):
         for name, size in domain.shards.items():
@@ -165,7 +165,8 @@ def _from_json(data: dict[str, Any]) -> DatasetCard:
 
 
 def _domain_from_json(data: dict[str, Any]) -> DomainCard:
-    return DomainCard(**data | {"cases": tuple(_case_from_json(case) for case in data["cases"])})
+    cases = tuple(_case_from_json(case) for case in data["cases"])
+    return DomainCard(**data | {"cases": cases, "shards": dict(data["shards"].items())})
 
 
 def _case_from_json(data: dict[str, Any]) -> CaseCard:

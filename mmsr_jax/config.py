@@ -26,6 +26,19 @@ _LEAST = {
     "networks.discriminator_channels": 1,
     "networks.discriminator_max_channels": 1,
     "optimizer.warmup_steps": 0,
+    "seed": 0,
+    "data.phantom.cases": 1,
+    "data.phantom.size_px": 128,
+    "data.phantom.slices": 1,
+    "data.phantom.held_out_cases": 0,
+    "data.phantom.patches_per_volume": 2,
+    "data.phantom.seed": 0,
+}
+_RANGES = {
+    "optimizer.learning_rate": (0, 1),
+    "optimizer.beta_1": (0, 1),
+    "optimizer.beta_2": (0, 1),
+    "optimizer.decay_fraction": (0, 1),
 }
 
 
@@ -120,7 +133,7 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     """The configuration that `dataclasses.asdict` turned into nested dictionaries.
 
     Raises:
-      UserError: a field is unknown to this version.
+      UserError: a field is unknown to this version, or `values` are no configuration.
     """
     return _from_dict(Config, values)
 
@@ -162,9 +175,9 @@ def check_config(config: Config) -> None:
     for name, least in _LEAST.items():
         if values[name] < least:
             raise UserError(f"config.{name}={values[name]}: must be at least {least}")
-    decay_fraction = config.optimizer.decay_fraction
-    if not 0 <= decay_fraction <= 1:
-        raise UserError(f"config.optimizer.decay_fraction={decay_fraction}: must be from 0 to 1")
+    for name, (low, high) in _RANGES.items():
+        if not low <= values[name] <= high:
+            raise UserError(f"config.{name}={values[name]}: must be from {low} to {high}")
     scale = config.data.scale
     if scale < 2 or scale & (scale - 1):
         raise UserError(f"config.data.scale={scale}: must be a power of two from 2")
@@ -173,20 +186,23 @@ def check_config(config: Config) -> None:
             f"config.data.clinical_patch_px={config.data.clinical_patch_px}: must be at least "
             f"{_SMALLEST_PATCH_PX}, as the discriminators have no score for smaller patches"
         )
+    size_px, multiple = config.data.phantom.size_px, max(scale, 8)
+    if size_px % multiple:
+        raise UserError(f"config.data.phantom.size_px={size_px}: must be a multiple of {multiple}")
 
 
-def _from_dict(kind: type, values: dict[str, Any]) -> Any:
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise UserError(f"configuration field {unknown[0]!r} is unknown to this version")
-    nested: dict[str, Any] = {name: known[name].default_factory for name in values}
-    return kind(
-        **{
-            name: _from_dict(nested[name], value) if isinstance(value, dict) else value
-            for name, value in values.items()
-        }
-    )
+def _from_dict(kind: Any, values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{values!r} stands where a configuration has fields")
+    known = {f.name: f.type for f in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"configuration field {name!r} is unknown to this version")
+        if dataclasses.is_dataclass(known[name]):
+            values = values | {name: _from_dict(known[name], value)}
+        elif not isinstance(value, (str, int, float)):
+            raise UserError(f"configuration field {name!r} is {value!r}, not a value")
+    return kind(**values)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from data_pipelines.command_line import parse_flags
+from data_pipelines.command_line import parse_flags, with_underscores
 from data_pipelines.errors import UserError, reported_in_one_line
 
 # JAX is imported in the functions: not before the cheap checks, and not in the processes that make
@@ -21,8 +21,13 @@ from data_pipelines.errors import UserError, reported_in_one_line
 if TYPE_CHECKING:
     from mmsr_jax.config import Config
 
+config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())  # a choice is a string
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/, with a preset after a colon.", lock_config=False
+    "config",
+    None,
+    "A file of configs/, with a preset after a colon.",
+    lock_config=False,
+    sys_argv=[with_underscores(argument) for argument in sys.argv],
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME if not given.")
 

@@ -199,7 +199,7 @@ def _claimed(workdir: Path, config: Config) -> Iterator[None]:
     """
     path = workdir / "config.json"
     if path.exists():
-        differing = differing_fields(config, config_from_dict(json.loads(path.read_text())))
+        differing = differing_fields(config, _config_of(path))
         if differing:
             raise UserError(
                 f"{workdir} belongs to a run of another configuration "
@@ -218,13 +218,20 @@ def _claimed(workdir: Path, config: Config) -> Iterator[None]:
         raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
     try:
         yield
-    except UserError:
+    except BaseException:
         path.unlink()
         for directory in new:
             shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: it was there before
             workdir.rmdir()
         raise
+
+
+def _config_of(path: Path) -> Config:
+    try:
+        return config_from_dict(json.loads(path.read_text()))
+    except (ValueError, OSError, UserError) as error:
+        raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
 
 
 def _dataset(config: Config, workdir: Path) -> tuple[Path, DatasetCard]:

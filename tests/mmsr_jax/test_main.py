@@ -1,12 +1,15 @@
 """What a user can do wrong when training: one line each, and nothing left behind."""
 
+import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import DEMO, SMALL, FinishedRun, error_line, run, small_config, small_demo
+from commands import DEMO, REPOSITORY, SMALL, FinishedRun, error_line, run, small_config, small_demo
 
 from configs import cyclegan
 from data_pipelines.dataset_card import CARD_NAME
@@ -43,6 +46,33 @@ def test_an_unknown_field_lists_the_fields() -> None:
         line = error(DEMO, flag)
         assert unknown in line
         assert line.endswith(", ".join(field_names()))
+
+
+def test_every_field_can_be_overridden() -> None:
+    leaves = flat(dataclasses.asdict(Config()))
+    assert set(leaves) == set(field_names())
+    flags = [f"--config.{name}={value}" for name, value in leaves.items() if value != ""]
+    program = (
+        "import dataclasses, json, sys; from absl import flags; from mmsr_jax import main; "
+        "main._parse_flags(sys.argv); print(json.dumps(dataclasses.asdict(main._CONFIG.value)))"
+    )
+    command = [sys.executable, "-c", program, DEMO, *flags, "--config.data.directory=there"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stderr
+    assert flat(json.loads(result.stdout)) == leaves | {"data.directory": "there"}
+
+
+def flat(values: dict) -> dict:
+    leaves = {}
+    for name, value in values.items():
+        inner = flat(value) if isinstance(value, dict) else {}
+        leaves |= {f"{name}.{key}": leaf for key, leaf in inner.items()} or {name: value}
+    return leaves
+
+
+def test_a_field_may_be_written_with_dashes() -> None:
+    line = error(DEMO, "--config.batch-size=2", "--config.loss.pixel-loss=huber")
+    assert "config.loss.pixel_loss='huber': must be one of mse, l1" in line
 
 
 def test_values_that_are_none() -> None:
@@ -95,6 +125,10 @@ def test_a_truncated_shard(finished: FinishedRun, workdir: Path) -> None:
         ({"data__scale": 6}, ["config.data.scale=6", "power of two"]),
         ({"data__directory": "nowhere"}, ["nowhere", CARD_NAME, "data_pipelines.prepare"]),
         ({"data__phantom__patches_per_volume": 1000}, ["of 1000 patches", "ask for fewer"]),
+        ({"data__phantom__size_px": 132}, ["config.data.phantom.size_px=132", "multiple of 8"]),
+        ({"data__phantom__cases": 0}, ["config.data.phantom.cases=0", "at least 1"]),
+        ({"optimizer__learning_rate": float("nan")}, ["learning_rate=nan", "from 0 to 1"]),
+        ({"seed": -1}, ["config.seed=-1", "at least 0"]),
     ],
 )
 def test_configurations_no_run_can_use(
@@ -102,6 +136,23 @@ def test_configurations_no_run_can_use(
 ) -> None:
     refuses(small_config(**changes), tmp_path / "new" / "run", *parts)
     assert not (tmp_path / "new" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "line 1"),
+        ("{ damaged", "line 1"),
+        ("[]", "[]"),
+        ('{"data": 3}', "3"),
+        ('{"steps": {"a": 1}}', "'steps'"),
+        ('{"foo": 1}', "'foo' is unknown"),
+    ],
+)
+def test_a_damaged_configuration(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    refuses(small_config(), tmp_path, tmp_path / "config.json", "damaged", reason, "--workdir")
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def without_card(dataset: Path) -> str:
@@ -112,6 +163,13 @@ def without_card(dataset: Path) -> str:
 def with_half_a_card(dataset: Path) -> str:
     text = (dataset / CARD_NAME).read_text()
     (dataset / CARD_NAME).write_text(text[: len(text) // 2])
+    return CARD_NAME
+
+
+def with_a_list_of_shards(dataset: Path) -> str:
+    card = json.loads((dataset / CARD_NAME).read_text())
+    card["micro"]["shards"] = []
+    (dataset / CARD_NAME).write_text(json.dumps(card))
     return CARD_NAME
 
 
@@ -138,6 +196,7 @@ def with_a_shard_of_rubbish(dataset: Path) -> str:
     [
         without_card,
         with_half_a_card,
+        with_a_list_of_shards,
         with_the_card_of_another_version,
         without_a_shard,
         with_a_shard_of_rubbish,

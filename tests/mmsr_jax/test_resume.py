@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import signal
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from commands import SMALL, FinishedRun, finish, run, small_config, small_demo, start
 
+from data_pipelines.errors import UserError
 from mmsr_jax import methods
 from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, load_meta
+from mmsr_jax.inference.model import load_model
 from mmsr_jax.train_state import TrainState, create_train_state
 
 STEPS = SMALL["steps"]
@@ -155,3 +159,12 @@ def test_a_state_without_pools_is_saved(tmp_path: Path) -> None:
     finally:
         checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_a_checkpoint_with_truncated_arrays(copied: Path) -> None:
+    params = copied / "checkpoints" / str(STEPS) / "params"
+    largest = max((file for file in params.rglob("*") if file.is_file()), key=os.path.getsize)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"checkpoint {STEPS} of .* damaged") as caught:
+        load_model(copied)
+    assert "\n" not in str(caught.value)
