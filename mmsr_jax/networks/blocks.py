@@ -129,10 +129,10 @@ class ResidualBlock(nnx.Module):
 class UpsampleBlock(nnx.Module):
     """Twice the height and width, then the activation.
 
-    "nearest" repeats pixels before a conv3; "smooth" also low-passes them with the binomial
-    [1, 2, 1] / 4, which removes the repeated pixels' grid; "shuffle" is a conv3 to four times the
-    channels and depth-to-space, initialised so that it starts as nearest (ICNR, Aitken et al.
-    2017). All three keep pixel blocks aligned with average pooling.
+    "nearest" repeats pixels before a conv3; "smooth" interpolates linearly, which is the same
+    low-passed with [1, 2, 1] / 4 and leaves no grid of repeated pixels; "shuffle" is a conv3 to
+    four times the channels and depth-to-space, initialised so that it starts as nearest (ICNR,
+    Aitken et al. 2017). All three keep pixel blocks aligned with average pooling.
     """
 
     def __init__(
@@ -167,45 +167,42 @@ class UpsampleBlock(nnx.Module):
         """Double the size of `features`."""
         if self.kind == "shuffle":
             return leaky_relu(_depth_to_space(self.conv(features)))
-        if self.kind == "nearest":
-            return leaky_relu(_conv_of_repeated(features, self.conv.conv))
-        features = jnp.repeat(jnp.repeat(features, 2, axis=1), 2, axis=2)
-        return leaky_relu(self.conv(_binomial(_binomial(features, 1), 2)))
+        taps = _TAPS_AFTER_UPSAMPLING[self.kind]
+        return leaky_relu(_conv_of_upsampled(features, self.conv.conv, taps))
 
 
-# Which of the 3 taps at double size (last axis) fall on the first and on the second pixel that an
-# output pixel sees at the original size (middle axis), for even and odd output pixels (first axis).
-_TAPS_OF_REPEATED = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+# How much of each tap at double size (last axis) falls on each of the pixels that an output pixel
+# sees at the original size (middle axis), for even and odd output pixels (first axis).
+_TAPS_AFTER_UPSAMPLING: dict[str, np.ndarray] = {
+    "nearest": np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32),
+    "smooth": np.array(
+        [[[3, 1, 0], [1, 3, 3], [0, 0, 1]], [[1, 0, 0], [3, 3, 1], [0, 1, 3]]], np.float32
+    )
+    / 4,
+}
 
 
-def _conv_of_repeated(features: Array, conv: nnx.Conv) -> Array:
-    """conv3, reflect-padded, of every pixel repeated 2 × 2, computed before repeating.
+def _conv_of_upsampled(features: Array, conv: nnx.Conv, taps: np.ndarray) -> Array:
+    """conv3 of upsampled features, computed before upsampling; the border pixels are repeated.
 
-    An output pixel sees only 2 × 2 different pixels: one convolution of that size to four times
-    the channels at the original size gives the same sums with 4 products for 9.
+    An output pixel sees only 2 × 2 (nearest) or 3 × 3 (smooth) different pixels: one convolution of
+    that size to four times the channels at the original size gives the same sums with fewer
+    products, and nothing is computed at double size but the rearrangement.
     """
     (n, height, width, _), dtype = features.shape, conv.dtype
-    kernel, taps = jnp.asarray(conv.kernel), jnp.asarray(_TAPS_OF_REPEATED)
+    kernel, size = jnp.asarray(conv.kernel), taps.shape[1]
     phases = jnp.einsum("apk,bql,klio->pqiabo", taps, taps, kernel, precision="highest")
-    channels = kernel.shape[3]
+    channels, shift = kernel.shape[3], 3 - size  # a phase of 2 taps begins at its own pixel
     padded = jnp.pad(features.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    sums = _conv(padded, phases.reshape(2, 2, -1, 4 * channels).astype(dtype))
-    sums = sums.reshape(n, height + 1, width + 1, 2, 2, channels)
-    rows = [
-        jnp.stack([sums[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
-        for a in (0, 1)
-    ]
+    sums = _conv(padded, phases.reshape(size, size, -1, 4 * channels).astype(dtype))
+    sums = sums.reshape(n, height + shift, width + shift, 2, 2, channels)
+
+    def phase(a: int, b: int) -> Array:
+        return sums[:, a * shift : a * shift + height, b * shift : b * shift + width, a, b]
+
+    rows = [jnp.stack([phase(a, 0), phase(a, 1)], axis=3) for a in (0, 1)]
     images = jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, channels)
     return images + jnp.asarray(conv.bias).astype(dtype)
-
-
-def _binomial(features: Array, axis: int) -> Array:
-    """[1, 2, 1] / 4 along an axis; the border pixel is repeated."""
-    sides = [(1, 1) if dim == axis else (0, 0) for dim in range(4)]
-    padded = jnp.pad(features, sides, mode="edge")
-    size = features.shape[axis]
-    left, right = (lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2))
-    return 0.25 * (left + right) + 0.5 * features
 
 
 def _depth_to_space(features: Array) -> Array:

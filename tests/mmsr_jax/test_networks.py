@@ -345,14 +345,16 @@ def test_smooth_is_a_binomial_low_pass_of_repeated_pixels() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(4, 5), (1, 3)])
-def test_nearest_is_a_convolution_of_repeated_pixels(shape: tuple[int, int], dtype) -> None:
-    block = weighted(lambda: UpsampleBlock(3, 2, kind="nearest", dtype=dtype, rngs=nnx.Rngs(0)))
+@pytest.mark.parametrize("kind", ["nearest", "smooth"])
+def test_upsampling_before_a_convolution(kind: str, shape: tuple[int, int], dtype) -> None:
+    block = weighted(lambda: UpsampleBlock(3, 2, kind=kind, dtype=dtype, rngs=nnx.Rngs(0)))
     features = images(19, 2, *shape, 3)
-    padded = np.pad(
-        np.kron(features, np.ones((1, 2, 2, 1), np.float32)),
-        ((0, 0), (1, 1), (1, 1), (0, 0)),
-        mode="reflect",
-    )
+    extended = np.pad(features, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    upsampled = np.kron(extended, np.ones((1, 2, 2, 1), np.float32))
+    if kind == "smooth":
+        for axis in (1, 2):
+            upsampled = ndimage.correlate1d(upsampled, [0.25, 0.5, 0.25], axis=axis)
+    padded = upsampled[:, 3:-3, 3:-3]
     kernel, bias = (
         np.asarray(leaf[...]) for leaf in (block.conv.conv.kernel, block.conv.conv.bias)
     )
