@@ -1,6 +1,5 @@
 """CT volumes in files: DICOM series, NIfTI, MetaImage, NRRD, and TIFF or PNG stacks."""
 
-import contextlib
 import math
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from data_pipelines import dicom_series, image_files, itk
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import extension
 from data_pipelines.geometry import Geometry, Triple, Volume
+from data_pipelines.output_folder import check_writable, made
 
 _WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
 
@@ -65,11 +65,12 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Check that `write_volume` may write to `path`, before hours of work go into it.
 
     Raises:
-      UserError: unknown extension, a folder of that name, or a file that exists.
+      UserError: unknown extension, a folder of that name, a file that exists, or a locked folder.
     """
     path = Path(path)
     if not extension(path, _WRITABLE):
         raise UserError(f"{path} cannot be written; end its name in {', '.join(_WRITABLE)}")
+    check_writable(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
     if path.exists() and not overwrite:
@@ -94,15 +95,15 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: boo
     # In lower case, since ITK writes no .NII.GZ.
     partial = path.with_name(f".partial-{os.getpid()}-{path.name.lower()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with itk.native_stderr():
-            sitk.WriteImage(image, str(partial))
-        os.replace(partial, path)
+        with made(path.parent):
+            try:
+                with itk.native_stderr():
+                    sitk.WriteImage(image, str(partial))
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
     except (RuntimeError, OSError) as error:
         raise UserError(f"{path} cannot be written: {itk.reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def check_hounsfield(volume: Volume, name: str) -> None:
