@@ -59,7 +59,9 @@ def is_dicom(path: Path) -> bool:
             if file.read(132)[128:] == b"DICM":
                 return True
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; check its permissions"
+        ) from error
     if path.suffix.lower() not in ("", *_DICOM_NAMES):
         return False
     try:

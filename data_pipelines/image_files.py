@@ -14,6 +14,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.file_names import IMAGES, extension, files_in
 from data_pipelines.geometry import Triple, Volume, as_triple
 
+_ONE_FILE = "1"  # nifti_type, of header and voxels in one file
 NO_SPACING = "give a volume of slices as NIfTI, MetaImage or NRRD"
 
 
@@ -38,6 +39,8 @@ def read_file(path: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -
         raise UserError(f"{path} is a 2-D image; give a volume of slices")
     given = _given(path, spacing_mm, remedy) if flat or extension(path, IMAGES) else None
     if reader.HasMetaDataKey("nifti_type"):
+        if reader.GetMetaData("nifti_type") != _ONE_FILE:
+            raise UserError(f"{path} is one of a pair of .hdr and .img; save it as one .nii.gz")
         nifti.check(path)
     image = itk.execute(reader, path)
     volume = itk.to_volume(sitk.JoinSeries([image]) if flat else image)

@@ -26,16 +26,15 @@ _BLOCK_BYTES = 1 << 22
 def check(path: Path) -> None:
     """Check what ITK would replace without a word: missing bytes and NaN by 0, no spacing by 1 mm.
 
+    Args:
+      path: a NIfTI-1 file with header and voxels.
+
     Raises:
-      UserError: truncated or corrupt file, a pair of header and image, a spacing of 0, or NaN or
-        infinite voxels.
+      UserError: truncated or corrupt file, a spacing of 0, or NaN or infinite voxels.
     """
     try:
         with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
             header, order = _header(file.read(_HEADER.itemsize))
-            # Of a pair, the voxels would have to be sought in the other file.
-            if header["vox_offset"] < _HEADER.itemsize:
-                raise UserError(f"{path} has no voxels of its own; save it as one .nii.gz")
             spacing = tuple(abs(header["pixdim"][1 : 1 + min(3, header["dim"][0])]).tolist())
             if not all(math.isfinite(step) and step > 0 for step in spacing):
                 raise UserError(f"{path} has a spacing of {spacing} mm; give a positive one")
@@ -52,7 +51,7 @@ def _header(start: bytes) -> tuple[Any, str]:
 
 def _check_voxels(path: Path, file: Any, header: Any, order: str) -> None:
     """Read all voxels, block by block."""
-    first = int(header["vox_offset"])
+    first = max(int(header["vox_offset"]), _HEADER.itemsize)  # some writers leave it 0
     voxels = math.prod(header["dim"][1 : 1 + header["dim"][0]].tolist())
     needed = voxels * int(header["bitpix"]) // 8
     code = _FLOATS.get(int(header["datatype"]))

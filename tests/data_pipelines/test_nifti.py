@@ -85,7 +85,18 @@ def test_wrong_checksum(tmp_path: Path) -> None:
 
 def test_pair_of_header_and_image(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(tmp_path / "v.hdr"))
-    refuses(tmp_path / "v.hdr", "v.hdr has no voxels of its own; save it as one .nii.gz")
+    for name in ("v.hdr", "v.img"):
+        refuses(
+            tmp_path / name, f"{name} is one of a pair of .hdr and .img; save it as one .nii.gz"
+        )
+
+
+def test_no_offset_of_the_voxels(tmp_path: Path) -> None:
+    data = write_nifti(tmp_path / "v.nii", np.float32)
+    data[108:112] = bytes(4)
+    del data[348:VOXELS]
+    (tmp_path / "v.nii").write_bytes(data)
+    np.testing.assert_array_equal(read_volume(tmp_path / "v.nii").array, numbers())
 
 
 def test_scaled_nifti_is_no_truncated_one(tmp_path: Path) -> None:
