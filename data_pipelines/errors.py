@@ -22,4 +22,5 @@ def reported_in_one_line() -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}; check the path and its permissions")
+        remedy = "check the path, its permissions and its disk"
+        sys.exit(f"error: {error.filename}: {error.strerror}; {remedy}")

@@ -14,8 +14,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.file_names import IMAGES, extension, files_in
 from data_pipelines.geometry import Triple, Volume, as_triple
 
+# A MetaImage or NRRD header says the spacing, or ITK takes 1 mm.
+_SPACING = re.compile(
+    rb"^(Element(Spacing|Size)|spacings:|space directions:)(?!.*nan)", re.I | re.M
+)
+_HEADER_BYTES = 1 << 16
 _ONE_FILE = "1"  # nifti_type, of header and voxels in one file
-NO_SPACING = "give a volume of slices as NIfTI, MetaImage or NRRD"
+NO_SPACING = "convert it to NIfTI, MetaImage or NRRD with the size of its voxels"
 
 
 def read_file(path: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -> Volume:
@@ -23,8 +28,9 @@ def read_file(path: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -
 
     Args:
       path: the file.
-      spacing_mm: (x, y, z) of a TIFF or PNG file or a 2-D image, which is refused without it.
-      remedy: what to do about a TIFF or PNG file without a spacing.
+      spacing_mm: (x, y, z) of a TIFF or PNG file, of a 2-D image and of a header that gives no
+        spacing, which are refused without it.
+      remedy: what to do about a file without a spacing.
 
     Raises:
       UserError: corrupt, truncated or unsupported file, 4-D or colour image, or no spacing.
@@ -37,7 +43,7 @@ def read_file(path: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -
     flat = reader.GetDimension() == 2
     if flat and spacing_mm is None and not extension(path, IMAGES):
         raise UserError(f"{path} is a 2-D image; give a volume of slices")
-    given = _given(path, spacing_mm, remedy) if flat or extension(path, IMAGES) else None
+    given = None if not flat and _has_spacing(path) else _given(path, spacing_mm, remedy)
     if reader.HasMetaDataKey("nifti_type"):
         if reader.GetMetaData("nifti_type") != _ONE_FILE:
             raise UserError(f"{path} is one of a pair of .hdr and .img; save it as one .nii.gz")
@@ -126,6 +132,15 @@ def _check_grey(path: Path, reader: Any) -> None:
             f"{path} is a colour image ({reader.GetNumberOfComponents()} components per pixel); "
             "convert it to grey values"
         )
+
+
+def _has_spacing(path: Path) -> bool:
+    if extension(path, IMAGES):
+        return False
+    if not extension(path, (".mha", ".mhd", ".nrrd", ".nhdr")):
+        return True
+    with open(path, "rb") as file:
+        return bool(_SPACING.search(file.read(_HEADER_BYTES)))
 
 
 def _given(path: Path, spacing_mm: Triple | None, remedy: str) -> Triple:

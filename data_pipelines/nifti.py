@@ -39,7 +39,7 @@ def check(path: Path) -> None:
             if not all(math.isfinite(step) and step > 0 for step in spacing):
                 raise UserError(f"{path} has a spacing of {spacing} mm; give a positive one")
             _check_voxels(path, file, header, order)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path} is truncated or corrupt ({error}); copy it again") from error
 
 

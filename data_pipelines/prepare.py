@@ -61,7 +61,7 @@ class PrepareOptions:
         seed: of split and sampling.
         workers: processes; None for one a core. The result does not depend on it.
         series: SeriesInstanceUID, for a clinical folder with several DICOM series.
-        clinical_spacing: (x, y, z) in mm, for TIFF and PNG; other files have their own.
+        clinical_spacing: (x, y, z) in mm, for files that say none, as TIFF and PNG.
         clinical_mask: "lung", or "none" for scans that are cropped to the inside of lungs.
         micro_mask: "specimen" or "none".
         micro_spacing: the same for micro.
@@ -374,7 +374,7 @@ def _define_flags() -> None:
     flags.DEFINE_enum("clinical_mask", "lung", ["lung", "none"], "Where clinical patches lie.")
     flags.DEFINE_enum("micro_mask", "specimen", ["specimen", "none"], "Where micro patches lie.")
     for name in ("clinical_spacing", "micro_spacing"):
-        flags.DEFINE_list(name, None, "x,y,z in mm of TIFF and PNG; other files have their own.")
+        flags.DEFINE_list(name, None, "x,y,z in mm, for files that say none, as TIFF and PNG.")
     flags.DEFINE_boolean("invert_micro", False, "Tissue is darker than air in micro images.")
     flags.DEFINE_float("micro_air", None, "Micro value of air; estimated by default.")
     flags.DEFINE_float("micro_tissue", None, "Micro value of tissue; estimated by default.")

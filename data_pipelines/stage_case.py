@@ -27,7 +27,7 @@ class DomainOptions:
         mask: "lung", "specimen" or "none".
         hounsfield: values are Hounsfield units and the window is fixed; the anchors are unused.
         series: SeriesInstanceUID, for folders with several DICOM series.
-        spacing_mm: (x, y, z), for TIFF, PNG and 2-D images.
+        spacing_mm: (x, y, z), for files that say none, as TIFF.
         inverted: tissue is darker than air.
         air: value of air; estimated if None.
         tissue: value of soft tissue; estimated if None.

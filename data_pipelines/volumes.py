@@ -30,9 +30,9 @@ def read_volume(
         NRRD, multi-page TIFF or DICOM file; a folder of 2-D TIFF or PNG images, stacked in
         natural order; or a single 2-D image, which becomes one slice.
       series: SeriesInstanceUID, for a folder that holds several DICOM series.
-      spacing_mm: (x, y, z) of TIFF, PNG and 2-D images, which must be given for these; other
+      spacing_mm: (x, y, z) of a file that says none, as TIFF, PNG and 2-D images do not; other
         files keep their own.
-      remedy: what to do about an image without a spacing, for the error.
+      remedy: what to do about a file without a spacing, for the error.
 
     Returns:
       The volume as stored: Hounsfield units for CT. Integers that fit become int16 or uint16,

@@ -90,5 +90,5 @@ def test_what_is_locked_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(SystemExit) as caught, reported_in_one_line():
             find_cases([str(path)])
         assert caught.value.code == (
-            f"error: {named}: Permission denied; check the path and its permissions"
+            f"error: {named}: Permission denied; check the path, its permissions and its disk"
         )

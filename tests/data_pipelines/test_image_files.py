@@ -33,8 +33,49 @@ def test_one_image_is_one_slice(tmp_path: Path) -> None:
 def test_images_need_a_spacing(tmp_path: Path) -> None:
     write_images(tmp_path)
     for path in (tmp_path / "slice_0.png", tmp_path):
-        refuses(path, f"{path} has no spacing in mm; give a volume of slices as NIfTI, MetaImage")
+        refuses(path, f"{path} has no spacing in mm; convert it to NIfTI, MetaImage or NRRD")
         refuses(path, f"{path} has no spacing in mm; say it", remedy="say it")
+
+
+def write_header(path: Path, spacing: str) -> Path:
+    """A MetaImage or NRRD file with a line of the header, or none."""
+    if path.suffix == ".mha":
+        header = "ObjectType = Image\nNDims = 3\nDimSize = 9 7 5\nElementType = MET_SHORT\n"
+        end = "ElementDataFile = LOCAL\n"
+    else:
+        header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 9 7 5\nencoding: raw\n"
+        end = "endian: little\n\n"
+    path.write_bytes((header + spacing + end).encode() + numbers().tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("v.mha", ""), ("v.nrrd", ""), ("v.nrrd", "spacings: nan 1 1\n")]
+)
+def test_header_without_spacing(tmp_path: Path, name: str, line: str) -> None:
+    path = write_header(tmp_path / name, line)
+    refuses(path, f"{path} has no spacing in mm; convert it")
+    volume = read_volume(path, spacing_mm=(0.1, 0.1, 0.2))
+    assert_same(volume, Volume(numbers(), Geometry((0.1, 0.1, 0.2))))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("v.mha", "ElementSpacing = 1 2 3\n"),
+        ("v.mha", "ElementSize = 1 2 3\n"),
+        ("v.nrrd", "spacings: 1 2 3\n"),
+        ("v.nrrd", "space dimension: 3\nspace directions: (1,0,0) (0,2,0) (0,0,3)\n"),
+    ],
+)
+def test_header_with_spacing(tmp_path: Path, name: str, line: str) -> None:
+    volume = read_volume(write_header(tmp_path / name, line), spacing_mm=(0.1, 0.1, 0.2))
+    assert volume.geometry.spacing_mm == (1, 2, 3)
+
+
+def test_spacing_of_zero(tmp_path: Path) -> None:
+    path = write_header(tmp_path / "v.mha", "ElementSpacing = 0 1 1\n")
+    refuses(path, f"{path} has a spacing of 0 mm; give a positive one")
 
 
 def test_flat_volume_file(tmp_path: Path) -> None:

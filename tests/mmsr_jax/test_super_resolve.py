@@ -276,7 +276,7 @@ def flat(folder: Path) -> tuple[Path, str]:
 
 def tiff(folder: Path) -> tuple[Path, str]:
     sitk.WriteImage(sitk.GetImageFromArray(chest()), str(folder / "stack.tif"))
-    return folder / "stack.tif", "no spacing in mm; give a volume of slices as NIfTI, MetaImage"
+    return folder / "stack.tif", "no spacing in mm; convert it to NIfTI, MetaImage or NRRD"
 
 
 def not_hounsfield(folder: Path) -> tuple[Path, str]:
