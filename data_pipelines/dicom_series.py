@@ -1,6 +1,7 @@
 """DICOM series: which files are slices of one, and the regular stack that they form."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from data_pipelines.file_names import files_in
 from data_pipelines.geometry import Geometry, Triple, Volume, as_triple
 from data_pipelines.image_files import read_file
 
-_CT_IMAGE_STORAGE = b"1.2.840.10008.5.1.4.1.1.2\0"
+_DICOM_NAMES = (".dcm", ".ima")
+# MediaStorageSOPClassUID, whole: the element behind it has begun.
+_STORAGE_CLASS = re.compile(rb"\x02\0\x02\0UI..([0-9.]+)\0?\x02\0\x03\0", re.DOTALL)
+_CT_STORAGE = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.2(\.\d+)?")  # plain or enhanced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,7 @@ class DicomSlice:
       size: (columns, rows, frames).
       spacing_mm: (x, y, z); z is unreliable, since ITK takes it from the slice thickness.
       pixel_id: SimpleITK's pixel type after the rescale.
+      components: numbers a pixel; more than 1 in colour images.
       position: ImagePositionPatient in mm, (3,); NaN when absent.
       rows_columns: direction cosines of x and of y, (6,); NaN when absent.
     """
@@ -36,12 +41,17 @@ class DicomSlice:
     size: tuple[int, int, int]
     spacing_mm: Triple
     pixel_id: int
+    components: int
     position: np.ndarray
     rows_columns: np.ndarray
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is a DICOM file other than a DICOMDIR; old ones lack the preamble."""
+    """Whether a path is a DICOM file other than a DICOMDIR; old ones lack the preamble.
+
+    Raises:
+      UserError: the file is locked.
+    """
     if path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     try:
@@ -49,8 +59,10 @@ def is_dicom(path: Path) -> bool:
             if file.read(132)[128:] == b"DICM":
                 return True
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if path.suffix.lower() not in ("", ".dcm", ".ima"):
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; check its permissions"
+        ) from error
+    if path.suffix.lower() not in ("", *_DICOM_NAMES):
         return False
     try:
         itk.image_information(path, "GDCMImageIO")
@@ -60,8 +72,19 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_slices(folder: Path) -> list[DicomSlice]:
-    """The DICOM images among the visible files of a folder, in natural order."""
-    slices = [_dicom_slice(path) for path in files_in(folder) if is_dicom(path)]
+    """The DICOM images among the visible files of a folder, in natural order.
+
+    Raises:
+      UserError: a file beside DICOM files is truncated, so that it may be a slice.
+    """
+    files = files_in(folder)
+    dicom = {path for path in files if is_dicom(path)}
+    if not dicom:
+        return []
+    for path in files:
+        if path not in dicom and path.suffix.lower() in _DICOM_NAMES:
+            raise _truncated(path)
+    slices = [_dicom_slice(path) for path in files if path in dicom]
     return [found for found in slices if found is not None]
 
 
@@ -89,10 +112,7 @@ def read_series(folder: Path, slices: list[DicomSlice], series: str | None) -> V
     reader.SetFileNames([str(found.path) for found in slices])
     if len({found.pixel_id for found in slices}) > 1:  # a rescale slope of its own in each slice
         reader.SetOutputPixelType(sitk.sitkFloat32)
-    array = itk.to_volume(itk.execute(reader, folder)).array
-    if array.ndim != 3:
-        raise UserError(f"{folder} holds colour images; choose a CT series with --series")
-    return Volume(array, geometry)
+    return Volume(itk.to_volume(itk.execute(reader, folder)).array, geometry)
 
 
 def _dicom_slice(path: Path) -> DicomSlice | None:
@@ -101,8 +121,9 @@ def _dicom_slice(path: Path) -> DicomSlice | None:
         reader = itk.image_information(path, "GDCMImageIO")
     except UserError:
         with open(path, "rb") as file:
-            if _CT_IMAGE_STORAGE in file.read(1024):
-                raise UserError(f"{path} cannot be read, is it truncated? copy it again") from None
+            storage = _STORAGE_CLASS.search(file.read(1024))
+        if storage is None or _CT_STORAGE.fullmatch(storage[1]):
+            raise _truncated(path) from None
         return None
 
     def text(tag: str) -> str:
@@ -123,9 +144,14 @@ def _dicom_slice(path: Path) -> DicomSlice | None:
         reader.GetSize(),
         reader.GetSpacing(),
         reader.GetPixelID(),
+        reader.GetNumberOfComponents(),
         numbers("0020|0032", 3),
         numbers("0020|0037", 6),
     )
+
+
+def _truncated(path: Path) -> UserError:
+    return UserError(f"{path} cannot be read, is it truncated? copy it again")
 
 
 def _one_series(folder: Path, slices: list[DicomSlice], series: str | None) -> list[DicomSlice]:
@@ -152,7 +178,11 @@ def _stacked(folder: Path, slices: list[DicomSlice]) -> tuple[list[DicomSlice], 
         if not np.isfinite([*found.position, *found.rows_columns]).all():
             raise UserError(f"{found.path} has no ImagePositionPatient or ImageOrientationPatient")
         if found.size[2] != 1:
-            raise UserError(f"{found.path} has {found.size[2]} frames; give that file alone")
+            raise UserError(
+                f"{found.path} has {found.size[2]} frames; give it in a folder of its own"
+            )
+        if found.components != 1:
+            raise UserError(f"{found.path} is a colour image; take it out of the series")
         if found.size != first.size or not np.allclose(found.spacing_mm[:2], first.spacing_mm[:2]):
             raise UserError(f"{found.path} and {first.path} differ in size or pixel spacing")
         if np.abs(found.rows_columns - first.rows_columns).max() > 1e-3:

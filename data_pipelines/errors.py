@@ -11,8 +11,16 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def reported_in_one_line() -> Iterator[None]:
-    """Print a `UserError` as one line on standard error and exit with status 1."""
+    """Print a `UserError` as one line on standard error and exit with status 1.
+
+    So is what the system says of a file: that it is locked, or that the disk is full.
+    """
     try:
         yield
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        remedy = "check the path, its permissions and its disk"
+        sys.exit(f"error: {error.filename}: {error.strerror}; {remedy}")

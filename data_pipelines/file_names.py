@@ -13,7 +13,11 @@ def extension(path: Path, known: tuple[str, ...]) -> str:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Visible files of a folder in natural order."""
+    """Visible files of a folder in natural order.
+
+    Raises:
+      OSError: the folder is locked.
+    """
     files = (path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
     return sorted(files, key=natural_order)
 

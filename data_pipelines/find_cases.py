@@ -20,14 +20,16 @@ def find_cases(paths: Sequence[str]) -> list[Path]:
     for previews).
 
     Returns:
-      The cases in natural order (2 before 10), without duplicates.
+      The cases in natural order (2 before 10), each as it was spelled first: other spellings of
+      its path and links to it are no cases of their own.
 
     Raises:
       UserError: a path matches nothing, or holds no scan.
+      OSError: a path or a folder under it is locked.
     """
-    cases: set[Path] = set()
+    cases: dict[Path, Path] = {}
     for path in paths:
-        if os.path.exists(path):
+        if _exists(path):
             found = _cases_at(Path(path))
         else:
             matches = [Path(match) for match in glob.glob(path, recursive=True)]
@@ -37,8 +39,18 @@ def find_cases(paths: Sequence[str]) -> list[Path]:
             found = [case for match in scans for case in _cases_at(match)]
         if not found:
             raise UserError(f"{path} holds no scans; give DICOM, NIfTI, MetaImage, NRRD or TIFF")
-        cases.update(found)
-    return sorted(cases, key=natural_order)
+        for case in sorted(found, key=natural_order):
+            cases.setdefault(case.resolve(), case)
+    return sorted(cases.values(), key=natural_order)
+
+
+def _exists(path: str) -> bool:
+    """Unlike `os.path.exists`, which says no of what is in a locked folder."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _cases_at(path: Path) -> list[Path]:

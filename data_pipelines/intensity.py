@@ -8,8 +8,6 @@ import dataclasses
 import numpy as np
 from scipy import ndimage, signal
 
-from data_pipelines.errors import UserError
-
 CLINICAL_WINDOW_HU = (-1000.0, 400.0)
 _AIR_HU = -1000.0
 _TISSUE_HU = 40.0
@@ -91,7 +89,7 @@ def estimate_anchors(volume: np.ndarray, *, inverted: bool = False) -> Intensity
       The anchors, with method "modes" or "percentiles".
 
     Raises:
-      UserError: (nearly) all voxels are equal.
+      ValueError: (nearly) all voxels are equal.
     """
     sign = -1.0 if inverted else 1.0
     values = volume.ravel()
@@ -102,7 +100,7 @@ def estimate_anchors(volume: np.ndarray, *, inverted: bool = False) -> Intensity
     if anchors is None:
         low, high = np.percentile(values, [0.5, 99.5])
         if low == high:
-            raise UserError(f"no tissue found: nearly all voxels are {sign * low:g}; leave it out")
+            raise ValueError(f"nearly all voxels are {sign * low:g}")
         method, anchors = "percentiles", (float(low), float(high))
     return Intensity(sign * anchors[0], sign * anchors[1], method)
 

@@ -35,7 +35,7 @@ def image_information(path: Path, io: str = "") -> Any:
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
-            raise UserError(f"{path} cannot be read, is it corrupt? {reason(error)}") from error
+            raise _unreadable(path, error) from error
     return reader
 
 
@@ -45,7 +45,7 @@ def execute(reader: Any, path: Path) -> sitk.Image:
         try:
             image = reader.Execute()
         except RuntimeError as error:
-            raise UserError(f"{path} cannot be read, is it corrupt? {reason(error)}") from error
+            raise _unreadable(path, error) from error
         caught.seek(0)
         lines = caught.read().decode(errors="replace").splitlines()
     # libtiff drops the pages that it cannot read and only prints that it did.
@@ -59,6 +59,20 @@ def to_volume(image: sitk.Image) -> Volume:
     """The array and the geometry of an image, as they are."""
     geometry = Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     return Volume(sitk.GetArrayFromImage(image), geometry)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    """What the reader's exception means for the user."""
+    cause = reason(error)
+    if "Unable to determine ImageIO" in cause:
+        return UserError(
+            f"{path} cannot be read, is it corrupt? give DICOM, NIfTI, MetaImage, NRRD, TIFF or PNG"
+        )
+    if "Zero-valued spacing" in cause:
+        return UserError(f"{path} has a spacing of 0 mm; give a positive one")
+    if "orthonormal" in cause or "Bad direction" in cause:
+        return UserError(f"{path} has a sheared direction; resample it to straight axes first")
+    return UserError(f"{path} cannot be read, is it corrupt? {cause}")
 
 
 def reason(error: Exception) -> str:

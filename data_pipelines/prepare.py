@@ -37,6 +37,7 @@ from data_pipelines.dataset_card import (
 from data_pipelines.errors import UserError, reported_in_one_line
 from data_pipelines.find_cases import find_cases
 from data_pipelines.intensity import CLINICAL_WINDOW_HU
+from data_pipelines.output_folder import check_writable, made
 from data_pipelines.stage_case import CaseTask, DomainOptions, StagedCase, stage_case
 
 SHEET_NAME = "sheet.png"
@@ -60,9 +61,10 @@ class PrepareOptions:
         seed: of split and sampling.
         workers: processes; None for one a core. The result does not depend on it.
         series: SeriesInstanceUID, for a clinical folder with several DICOM series.
+        clinical_spacing: (x, y, z) in mm, for files that say none, as TIFF and PNG.
         clinical_mask: "lung", or "none" for scans that are cropped to the inside of lungs.
         micro_mask: "specimen" or "none".
-        micro_spacing: (x, y, z) in mm, for TIFF and PNG.
+        micro_spacing: the same for micro.
         invert_micro: tissue is darker than air.
         micro_air: value of air; estimated if None.
         micro_tissue: value of soft tissue; estimated if None.
@@ -82,6 +84,7 @@ class PrepareOptions:
     seed: int = 0
     workers: int | None = None
     series: str | None = None
+    clinical_spacing: tuple[float, float, float] | None = None
     clinical_mask: str = "lung"
     micro_mask: str = "specimen"
     micro_spacing: tuple[float, float, float] | None = None
@@ -105,11 +108,18 @@ class PrepareOptions:
             raise UserError(f"--workers={self.workers}: give at least 1")
         if (self.micro_air is None) != (self.micro_tissue is None):
             raise UserError("--micro_air and --micro_tissue go together; give both or neither")
+        for name in ("micro_air", "micro_tissue"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise UserError(f"--{name}={getattr(self, name)}: give a stored value of the scans")
         if self.micro_air is not None and self.micro_air == self.micro_tissue:
             raise UserError(f"--micro_air and --micro_tissue are both {self.micro_air:g}")
         if self.seed < 0:
             raise UserError(f"--seed={self.seed}: give 0 or more")
-        if self.resample_um is not None and not self.resample_um > 0:
+        for name in ("clinical_spacing", "micro_spacing"):
+            steps = getattr(self, name) or ()
+            if not all(0 < step < math.inf for step in steps):
+                raise UserError(f"--{name}={','.join(map(str, steps))}: give sizes above 0 mm")
+        if self.resample_um is not None and not 0 < self.resample_um < math.inf:
             raise UserError(f"--resample_um={self.resample_um}: give a size in micrometres")
 
     def domains(self) -> dict[str, DomainOptions]:
@@ -120,6 +130,7 @@ class PrepareOptions:
                 mask=self.clinical_mask,
                 hounsfield=True,
                 series=self.series,
+                spacing_mm=self.clinical_spacing,
             ),
             "micro": DomainOptions(
                 patch_px=self.clinical_patch * self.scale,
@@ -154,33 +165,33 @@ def replaced_directory(output: Path, overwrite: bool) -> Iterator[Path]:
     """An empty directory beside `output` that takes its place if all goes well, else vanishes.
 
     Raises:
-        UserError: `output` exists and may not be overwritten, or is not a dataset.
+        UserError: `output` exists and may not be overwritten, is not a dataset, or lies in a
+            locked folder.
     """
     output = output.resolve()
+    check_writable(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        if not (output / CARD_NAME).is_file():
+            raise UserError(f"{output} exists and is not a dataset; choose another directory")
         if not overwrite:
             raise UserError(f"{output} exists; choose another directory or pass --overwrite")
-        if not (output / CARD_NAME).is_file():
-            raise UserError(f"{output} is not a dataset, so it is not overwritten; remove it")
     partial = output.with_name(f".{output.name}.partial")
     old = output.with_name(f".{output.name}.old")
-    try:
+    with made(output.parent):
         # A run that was killed may have left these.
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
-    try:
-        yield partial
-        if output.exists():
-            output.rename(old)
-        partial.rename(output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            partial.mkdir()
+            yield partial
+            if output.exists():
+                output.rename(old)
+            partial.rename(output)
+        except OSError as error:
+            raise UserError(f"{output} cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_dataset(
@@ -362,7 +373,8 @@ def _define_flags() -> None:
     flags.DEFINE_string("series", None, "SeriesInstanceUID, for a folder with several series.")
     flags.DEFINE_enum("clinical_mask", "lung", ["lung", "none"], "Where clinical patches lie.")
     flags.DEFINE_enum("micro_mask", "specimen", ["specimen", "none"], "Where micro patches lie.")
-    flags.DEFINE_list("micro_spacing", None, "x,y,z in mm, for TIFF and PNG.")
+    for name in ("clinical_spacing", "micro_spacing"):
+        flags.DEFINE_list(name, None, "x,y,z in mm, for files that say none, as TIFF and PNG.")
     flags.DEFINE_boolean("invert_micro", False, "Tissue is darker than air in micro images.")
     flags.DEFINE_float("micro_air", None, "Micro value of air; estimated by default.")
     flags.DEFINE_float("micro_tissue", None, "Micro value of tissue; estimated by default.")
@@ -378,13 +390,9 @@ def _options_from_flags() -> PrepareOptions:
     for name in ("clinical", "micro", "output"):
         if not values[name]:
             raise UserError(f"--{name} is missing; --help lists all flags")
-    spacing = values["micro_spacing"]
-    if spacing is not None:
-        try:
-            x, y, z = (float(step) for step in spacing)
-        except ValueError:
-            raise UserError(f"--micro_spacing={','.join(spacing)}: give x,y,z in mm") from None
-        values["micro_spacing"] = (x, y, z)
+    for name in ("clinical_spacing", "micro_spacing"):
+        if values[name] is not None:
+            values[name] = _spacing(name, values[name])
     return PrepareOptions(
         **values
         | {
@@ -393,6 +401,14 @@ def _options_from_flags() -> PrepareOptions:
             "output": Path(values["output"]),
         }
     )
+
+
+def _spacing(name: str, values: Sequence[str]) -> tuple[float, float, float]:
+    try:
+        x, y, z = (float(step) for step in values)
+    except ValueError:
+        raise UserError(f"--{name}={','.join(values)}: give x,y,z in mm") from None
+    return x, y, z
 
 
 def _main(argv: Sequence[str]) -> None:

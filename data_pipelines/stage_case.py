@@ -27,7 +27,7 @@ class DomainOptions:
         mask: "lung", "specimen" or "none".
         hounsfield: values are Hounsfield units and the window is fixed; the anchors are unused.
         series: SeriesInstanceUID, for folders with several DICOM series.
-        spacing_mm: (x, y, z), for files without spacing.
+        spacing_mm: (x, y, z), for files that say none, as TIFF.
         inverted: tissue is darker than air.
         air: value of air; estimated if None.
         tissue: value of soft tissue; estimated if None.
@@ -103,13 +103,14 @@ def stage_case(task: CaseTask) -> StagedCase:
     """Do the whole work of one case, in this process.
 
     Raises:
-        UserError: the volume cannot be read, has no lung, or too few valid positions.
+        UserError: the volume cannot be read, is smaller than a patch, has no lung, no contrast,
+            or too few valid positions.
     """
     options = task.options
     volume = _read(task)
     array, spacing_mm = volume.array, volume.geometry.spacing_mm
-    mask = _mask(array, spacing_mm, options, task.path.name)
-    levels = _intensity(array, options, task.path.name)
+    mask = _mask(array, spacing_mm, options, str(task.path))
+    levels = _intensity(array, options, str(task.path))
     rng = np.random.default_rng([task.seed, DOMAINS.index(task.domain), task.index])
     ranges = _slice_ranges(task, array.shape, mask)
     least_std = (
@@ -149,19 +150,36 @@ def stage_case(task: CaseTask) -> StagedCase:
 
 def _read(task: CaseTask) -> geometry.Volume:
     options = task.options
-    volume = volumes.read_volume(task.path, series=options.series, spacing_mm=options.spacing_mm)
+    volume = volumes.read_volume(
+        task.path,
+        series=options.series,
+        spacing_mm=options.spacing_mm,
+        remedy=f"give --{task.domain}-spacing=x,y,z",
+    )
     if options.hounsfield:
         volumes.check_hounsfield(volume, str(task.path))
         volume = geometry.axial(volume)
     if options.resample_um is not None:
-        volume = _resampled(volume, options.resample_um / 1000, options.any_plane, task.path.name)
-    z, y, x = volume.geometry.spacing_mm[::-1]
+        volume = _resampled(volume, options.resample_um / 1000, options.any_plane, str(task.path))
+    x, y, z = volume.geometry.spacing_mm
     if options.any_plane and max(x, y, z) > 1.01 * min(x, y, z):
         raise UserError(
-            f"{task.path.name} has voxels of {x:g} x {y:g} x {z:g} mm; "
+            f"{task.path} has voxels of {x:g} x {y:g} x {z:g} mm; "
             "sampling in any plane needs cubic ones"
         )
+    _check_size(task, volume.array.shape)
     return volume
+
+
+def _check_size(task: CaseTask, shape: tuple[int, ...]) -> None:
+    """Check that a patch fits into one plane at least."""
+    patch_px = task.options.patch_px
+    rows, columns = sorted(shape)[1:] if task.options.any_plane else shape[1:]
+    if min(rows, columns) < patch_px:
+        raise UserError(
+            f"{task.path} has slices of {columns} x {rows} pixels, too few for {task.domain} "
+            f"patches of {patch_px} x {patch_px}; give a smaller --clinical-patch"
+        )
 
 
 def _resampled(
@@ -229,7 +247,7 @@ def _slice_ranges(
     usable = patch_sampling.usable_slices(shape, mask, task.options.patch_px)
     if len(usable) < 2:
         raise UserError(
-            f"{task.path.name} is the only {task.domain} case and {len(usable)} of its slices "
+            f"{task.path} is the only {task.domain} case and {len(usable)} of its slices "
             "hold a patch, so that none is left for validation; give more slices or cases"
         )
     kept = max(1, round(task.validation_fraction * len(usable)))
@@ -254,7 +272,7 @@ def _sample(
         task.patches[split],
         rng,
         least_std=least_std,
-        name=task.path.name,
+        name=str(task.path),
         planes=patch_sampling.ANY_PLANE if task.options.any_plane else patch_sampling.AXIAL,
     )
     # Axial patches count z in the slice, the others in the row.

@@ -1,7 +1,5 @@
 """CT volumes in files: DICOM series, NIfTI, MetaImage, NRRD, and TIFF or PNG stacks."""
 
-import contextlib
-import dataclasses
 import math
 import os
 from pathlib import Path
@@ -12,7 +10,8 @@ import SimpleITK as sitk  # noqa: N813
 from data_pipelines import dicom_series, image_files, itk
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import extension
-from data_pipelines.geometry import Triple, Volume, as_triple
+from data_pipelines.geometry import Geometry, Triple, Volume
+from data_pipelines.output_folder import check_writable, made
 
 _WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
 
@@ -22,6 +21,7 @@ def read_volume(
     *,
     series: str | None = None,
     spacing_mm: Triple | None = None,
+    remedy: str = image_files.NO_SPACING,
 ) -> Volume:
     """Read one volume.
 
@@ -30,49 +30,47 @@ def read_volume(
         NRRD, multi-page TIFF or DICOM file; a folder of 2-D TIFF or PNG images, stacked in
         natural order; or a single 2-D image, which becomes one slice.
       series: SeriesInstanceUID, for a folder that holds several DICOM series.
-      spacing_mm: (x, y, z); replaces the file's spacing, and must be given for TIFF and PNG.
+      spacing_mm: (x, y, z) of a file that says none, as TIFF, PNG and 2-D images do not; other
+        files keep their own.
+      remedy: what to do about a file without a spacing, for the error.
 
     Returns:
       The volume as stored: Hounsfield units for CT. Integers that fit become int16 or uint16,
       also when they were stored as int32 or floats; other values become float32.
 
     Raises:
-      UserError: missing, corrupt or unsupported file, 4-D or colour image, NaN or infinite
-        voxels, no spacing, or a DICOM series that is ambiguous, incomplete or not a regular
-        stack of parallel slices.
+      UserError: missing, locked, corrupt or unsupported file, 4-D or colour image, NaN or
+        infinite voxels, no spacing, sheared axes, images of several sizes or types, or a DICOM
+        series that is ambiguous, incomplete or not a regular stack of parallel slices.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; check the path")
-    if path.is_dir():
-        slices = dicom_series.dicom_slices(path)
-        if slices:
-            volume = dicom_series.read_series(path, slices, series)
-        else:
-            volume = image_files.read_stack(path, spacing_mm)
+    _check_readable(path)
+    slices = dicom_series.dicom_slices(path) if path.is_dir() else []
+    if series is not None and not slices:
+        raise UserError(f"{path} is no folder of DICOM slices; leave --series={series} out")
+    if slices:
+        volume = dicom_series.read_series(path, slices, series)
     else:
-        volume = image_files.read_file(path, spacing_mm)
+        read = image_files.read_stack if path.is_dir() else image_files.read_file
+        volume = read(path, spacing_mm, remedy)
     bad = volume.array.size - sum(int(np.isfinite(plane).sum()) for plane in volume.array)
     if bad:
         raise UserError(f"{path} has {bad} NaN or infinite voxels; replace them first")
     array = _narrowed(volume.array)
-    geometry = volume.geometry
-    if spacing_mm is not None:
-        geometry = dataclasses.replace(geometry, spacing_mm=as_triple(spacing_mm))
-    if not all(math.isfinite(step) and step > 0 for step in geometry.spacing_mm):
-        raise UserError(f"{path} has a spacing of {geometry.spacing_mm} mm; give a positive one")
-    return Volume(array, geometry)
+    _check_geometry(path, volume.geometry)
+    return Volume(array, volume.geometry)
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Check that `write_volume` may write to `path`, before hours of work go into it.
 
     Raises:
-      UserError: unknown extension, a folder of that name, or a file that exists.
+      UserError: unknown extension, a folder of that name, a file that exists, or a locked folder.
     """
     path = Path(path)
     if not extension(path, _WRITABLE):
         raise UserError(f"{path} cannot be written; end its name in {', '.join(_WRITABLE)}")
+    check_writable(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
     if path.exists() and not overwrite:
@@ -97,15 +95,15 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: boo
     # In lower case, since ITK writes no .NII.GZ.
     partial = path.with_name(f".partial-{os.getpid()}-{path.name.lower()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with itk.native_stderr():
-            sitk.WriteImage(image, str(partial))
-        os.replace(partial, path)
+        with made(path.parent):
+            try:
+                with itk.native_stderr():
+                    sitk.WriteImage(image, str(partial))
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
     except (RuntimeError, OSError) as error:
         raise UserError(f"{path} cannot be written: {itk.reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def check_hounsfield(volume: Volume, name: str) -> None:
@@ -128,6 +126,30 @@ def check_hounsfield(volume: Volume, name: str) -> None:
         f"{name} is not in Hounsfield units: values {low:g} to {high:g}, "
         f"{air:.1%} of them air; {remedy}"
     )
+
+
+def _check_readable(path: Path) -> None:
+    """ITK tells a locked file from a corrupt one by no word."""
+    try:
+        if path.is_dir():
+            os.listdir(path)
+        else:
+            path.open("rb").close()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; check its permissions"
+        ) from error
+
+
+def _check_geometry(path: Path, geometry: Geometry) -> None:
+    if not all(math.isfinite(step) and step > 0 for step in geometry.spacing_mm):
+        raise UserError(f"{path} has a spacing of {geometry.spacing_mm} mm; give a positive one")
+    axes = np.reshape(geometry.direction, (3, 3))
+    # The output's axes are orthonormal in all formats, so that a shear would be lost in it.
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
+        raise UserError(f"{path} has a sheared direction; resample it to straight axes first")
 
 
 def _narrowed(array: np.ndarray) -> np.ndarray:

@@ -14,12 +14,16 @@ from absl import app, flags, logging
 
 from data_pipelines import volumes
 from data_pipelines.command_line import parse_flags
+from data_pipelines.dicom_series import is_dicom
 from data_pipelines.errors import UserError, reported_in_one_line
 from data_pipelines.geometry import Volume, axial
 
 _RUN = flags.DEFINE_string("run", None, "Run directory of training.", required=True)
 _INPUT = flags.DEFINE_string(
-    "input", None, "Scan: a DICOM folder, NIfTI, MetaImage or NRRD file.", required=True
+    "input",
+    None,
+    "Scan: a DICOM folder or a slice in it, NIfTI, MetaImage or NRRD file.",
+    required=True,
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "File to write: .nii, .nii.gz, .mha or .nrrd.", required=True
@@ -40,6 +44,8 @@ def super_resolve(
 ) -> Volume:
     """Read a scan, super-resolve it, write the result; returns what was written.
 
+    One file of a DICOM series stands for its folder.
+
     Raises:
       data_pipelines.errors.UserError: see its message; nothing is left half-written.
     """
@@ -48,6 +54,7 @@ def super_resolve(
     from mmsr_jax.inference.model import load_model
 
     volumes.check_output(output, overwrite)
+    scan = scan.absolute().parent if is_dicom(scan) else scan
     clinical = axial(volumes.read_volume(scan, series=series))
     volumes.check_hounsfield(clinical, str(scan))
     enable_compilation_cache()
@@ -64,6 +71,9 @@ def main(argv: list[str]) -> None:
     with reported_in_one_line():
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; see --help")
+        for flag in (_RUN, _INPUT, _OUTPUT):
+            if not flag.value:
+                raise UserError(f"--{flag.name} is missing; --help lists all flags")
         fine = super_resolve(
             Path(_RUN.value),
             Path(_INPUT.value),

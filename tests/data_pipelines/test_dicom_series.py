@@ -104,6 +104,37 @@ def test_truncated_dicom_file(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 100, 140, 170, 600])
+@pytest.mark.parametrize("suffix", [".dcm", ".IMA", ""])
+def test_nearly_empty_file_at_the_end(tmp_path: Path, kept_bytes: int, suffix: str) -> None:
+    path = write_dicom(tmp_path, numbers(), suffix=suffix)[-1]
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    if suffix or kept_bytes > 132:  # anything may have such a name
+        refuses(tmp_path, f"{path} cannot be read, is it truncated? copy it again")
+
+
+def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
+    write_dicom(tmp_path, numbers())
+    meta = b"\2\0\2\0UI\x1e\0" + b"1.2.840.10008.5.1.4.1.1.88.22\0"  # a structured report
+    meta += b"\2\0\3\0UI\2\0" + b"1\0" + b"\2\0\x10\0UI\x14\0" + b"1.2.840.10008.1.2.1\0"
+    report = b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0" + len(meta).to_bytes(4, "little") + meta
+    (tmp_path / "report.dcm").write_bytes(report + b"\x08\0\x60\0CS\2\0SR")
+    (tmp_path / "DICOMDIR").write_bytes(report)
+    for name in ("notes.txt", "dose.xml", "series.json", "README"):
+        (tmp_path / name).write_text("no slice")
+    assert_same(read_volume(tmp_path), Volume(numbers(), OBLIQUE))
+
+
+def test_colour_slice(tmp_path: Path) -> None:
+    write_dicom(tmp_path, numbers((2, 7, 9)))
+    shifted = Geometry(OBLIQUE.spacing_mm, OBLIQUE.physical_point((0, 0, 2)), OBLIQUE.direction)
+    colours = np.zeros((1, 7, 9, 3), np.uint8)
+    no_rescale = {0: {"0028|1052": "0"}}
+    (path,) = write_dicom(tmp_path / "other", colours, shifted, changed=no_rescale)
+    path.rename(tmp_path / "z.dcm")
+    refuses(tmp_path, f"{tmp_path / 'z.dcm'} is a colour image")
+
+
 @pytest.mark.skipif(not CLINICAL.is_dir(), reason="real clinical scans are not there")
 def test_real_dicom_series() -> None:
     volume = read_volume(CLINICAL / "lung_pet_ct_dx_a0002_dicom")

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.errors import UserError
 from data_pipelines.intensity import (
     AIR,
     TISSUE,
@@ -137,7 +136,7 @@ def test_large_volume_is_sampled_everywhere() -> None:
 
 
 def test_constant_volume_is_refused() -> None:
-    with pytest.raises(UserError, match=r"nearly all voxels are 7"):
+    with pytest.raises(ValueError, match=r"nearly all voxels are 7"):
         estimate_anchors(np.full(SHAPE, 7, dtype=np.uint8))
 
 

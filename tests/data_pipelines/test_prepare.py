@@ -17,10 +17,10 @@ from small_volumes import write_clinical, write_micro
 
 from data_pipelines import dataset_card
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import axial
+from data_pipelines.geometry import Geometry, Volume, axial
 from data_pipelines.phantom_dataset import prepare_phantom
 from data_pipelines.prepare import PrepareOptions, prepare
-from data_pipelines.volumes import read_volume
+from data_pipelines.volumes import read_volume, write_volume
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,13 @@ def test_the_embedded_phantoms_take_the_same_way(tmp_path):
         ({"patches_per_volume": 10**4}, "of 10000 patches of 6 x 6 pixels"),
         ({"clinical_mask": "lung"}, "no lung"),
         ({"resample_um": 1.0}, "--resample_um=1"),
-        ({"micro_any_plane": True, "resample_um": None, "micro_spacing": (1, 1, 2)}, "cubic"),
+        ({"resample_um": np.inf}, "--resample_um=inf"),
+        ({"micro_air": np.nan, "micro_tissue": 1.0}, "--micro_air=nan"),
+        ({"micro_air": 0.0, "micro_tissue": -np.inf}, "--micro_tissue=-inf"),
+        ({"micro_spacing": (1, 0, 2)}, "--micro_spacing=1,0,2: give sizes above 0 mm"),
+        ({"clinical_spacing": (1, 1, np.nan)}, "--clinical_spacing=1,1,nan"),
+        ({"clinical_patch": 25}, "c0.nii.gz has slices of 24 x 24 pixels, too few for clinical"),
+        ({"scale": 8}, "m0.mha has slices of 40 x 40 pixels, too few for micro patches of 48 x 48"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(scans, tmp_path, changes, words):
@@ -209,6 +215,43 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(scans, tmp_path, changes
         prepare(small_options(scans, tmp_path / "dataset", **changes))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing_mm", "changes", "words"),
+    [
+        (None, (0.2, 0.2, 0.5), {"micro_any_plane": True}, "has voxels of 0.2 x 0.2 x 0.5 mm;"),
+        (np.full((4, 40, 40), 7, np.uint8), (0.2, 0.2, 0.2), {}, "has no contrast (nearly all"),
+    ],
+)
+def test_what_is_wrong_with_a_scan_is_said_with_its_path(
+    scans, tmp_path, array, spacing_mm, changes, words
+):
+    path = write_micro(tmp_path / "m.mha", 1)
+    array = read_volume(path).array if array is None else array
+    write_volume(Volume(array, Geometry(spacing_mm)), path, overwrite=True)
+    with pytest.raises(UserError) as error:
+        prepare(small_options(scans, tmp_path / "dataset", micro=(str(path),), **changes))
+    assert str(error.value).startswith(f"{path} {words}")
+    assert "\n" not in str(error.value)
+
+
+def test_new_folders_of_a_failed_run_vanish(scans, tmp_path):
+    options = small_options(scans, tmp_path / "new" / "folder" / "dataset")
+    with pytest.raises(UserError, match="no lung"):
+        prepare(dataclasses.replace(options, clinical_mask="lung"))
+    assert list(tmp_path.iterdir()) == []
+    prepare(options)
+    assert dataset_card.load(options.output)
+
+
+def test_a_locked_output_is_said_before_the_work(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr("data_pipelines.prepare.stage_case", None)
+    with pytest.raises(UserError, match="cannot be written: Permission denied in") as error:
+        prepare(small_options(scans, tmp_path / "new" / "dataset"))
+    assert str(tmp_path) in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,8 +265,9 @@ def test_an_existing_dataset_is_kept_unless_overwritten(scans, prepared, tmp_pat
         prepare(failing)
     assert hashes(output) == before
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="not a dataset"):
-        prepare(small_options(scans, tmp_path, overwrite=True))
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is not a dataset; choose another"):
+            prepare(small_options(scans, tmp_path, overwrite=overwrite))
     assert prepare(small_options(scans, output, overwrite=True)) == card
     assert hashes(output) == before
 
@@ -242,21 +286,51 @@ def test_the_command_line(scans, tmp_path):
     failed = run(*flags, "--workers=2", "--patches-per-volume=3000")
     assert failed.returncode == 1
     assert failed.stdout == ""
-    assert failed.stderr.startswith("error: c0.nii.gz: found 2166 of 3000 patches of 6 x 6 pixels")
+    assert failed.stderr.startswith(
+        f"error: {scans}/clinical/c0.nii.gz: found 2166 of 3000 patches of 6 x 6 pixels"
+    )
     assert failed.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+    failed = run(*flags, "--clinical-spacing=1,2")
+    assert failed.stderr == "error: --clinical_spacing=1,2: give x,y,z in mm\n"
     done = run(*flags, "--workers=1", "--patches_per_volume=5")
     assert (done.returncode, done.stderr) == (0, "")
     assert "clinical: 3 cases, 10 training and 5 validation patches" in done.stdout
     assert (tmp_path / "dataset" / "sheet.png").stat().st_size > 10_000
 
 
-def test_an_image_without_spacing_and_pixels_that_do_not_fit(scans, tmp_path, capfd):
-    array = np.random.default_rng(0).integers(0, 255, (3, 30, 30)).astype(np.uint8)
-    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "stack.tif"))
-    options = small_options(scans, tmp_path / "dataset", micro=(str(tmp_path / "stack.tif"),))
-    with pytest.raises(UserError, match="no spacing"):
+def write_tiff(path, domain):
+    rng = np.random.default_rng(0)
+    if domain == "clinical":
+        array = rng.integers(-1000, 200, (3, 30, 30)).astype(np.int16)
+    else:
+        array = rng.integers(0, 255, (3, 30, 30)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("domain", dataset_card.DOMAINS)
+def test_tiff_needs_a_spacing(scans, tmp_path, domain):
+    path = write_tiff(tmp_path / "stack.tif", domain)
+    options = small_options(scans, tmp_path / "dataset", **{domain: (path,)})
+    with pytest.raises(UserError) as error:
         prepare(options)
+    assert str(error.value) == f"{path} has no spacing in mm; give --{domain}-spacing=x,y,z"
+    spacing = {f"{domain}_spacing": (0.4, 0.4, 1.0)}
+    (case,) = prepare(dataclasses.replace(options, **spacing)).domain(domain).cases
+    assert case.spacing_mm == (0.4, 0.4, 1.0)
+
+
+def test_spacing_flags_leave_other_files_theirs(scans, tmp_path):
+    spacing = {"clinical_spacing": (1, 2, 3), "micro_spacing": (1, 2, 3)}
+    card = prepare(small_options(scans, tmp_path / "dataset", **spacing))
+    assert card.clinical.cases[0].spacing_mm == pytest.approx((0.8, 0.8, 2.0))
+    assert card.micro.cases[0].spacing_mm == pytest.approx((0.2, 0.2, 0.2))
+
+
+def test_pixels_that_do_not_fit(scans, tmp_path, capfd):
+    path = write_tiff(tmp_path / "stack.tif", "micro")
+    options = small_options(scans, tmp_path / "dataset", micro=(path,))
     prepare(dataclasses.replace(options, micro_spacing=(0.4, 0.4, 1.0)))
     warning = capfd.readouterr().err
     assert warning.count("\n") == 1

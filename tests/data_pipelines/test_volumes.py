@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import SimpleITK as sitk  # noqa: N813
 from scan_files import OBLIQUE, assert_same, numbers, refuses
 
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Volume
+from data_pipelines.geometry import Geometry, Volume
 from data_pipelines.volumes import check_hounsfield, check_output, read_volume, write_volume
 
 
@@ -83,22 +84,68 @@ def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("ITK ERROR: Writer(0x12): No space left\nand more")
 
     monkeypatch.setattr(sitk, "WriteImage", disk_full)
-    with pytest.raises(UserError, match=r"cannot be written: No space left$"):
-        write_volume(Volume(numbers(), OBLIQUE), tmp_path / "v.nii.gz")
+    for path in (tmp_path / "v.nii.gz", tmp_path / "new" / "folder" / "v.nii.gz"):
+        with pytest.raises(UserError, match=r"cannot be written: No space left$"):
+            write_volume(Volume(numbers(), OBLIQUE), path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parent_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
-        write_volume(Volume(numbers(), OBLIQUE), tmp_path / "file" / "v.nii.gz")
+def test_a_file_keeps_its_spacing(tmp_path: Path) -> None:
+    write_volume(Volume(numbers(), OBLIQUE), tmp_path / "v.mha")
+    volume = read_volume(tmp_path / "v.mha", spacing_mm=(0.05, 0.05, 0.1))
+    assert volume.geometry.spacing_mm == OBLIQUE.spacing_mm
 
 
-def test_spacing_replaces_that_of_the_file(tmp_path: Path) -> None:
-    write_volume(Volume(numbers(), OBLIQUE), tmp_path / "v.nii")
-    volume = read_volume(tmp_path / "v.nii", spacing_mm=(0.05, 0.05, 0.1))
-    assert volume.geometry.spacing_mm == (0.05, 0.05, 0.1)
-    refuses(tmp_path / "v.nii", "spacing of (1.0, 1.0, 0.0)", spacing_mm=(1, 1, 0))
+def test_spacing_that_is_not_positive(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(tmp_path / "v.tif"))
+    refuses(tmp_path / "v.tif", "spacing of (1.0, 1.0, 0.0)", spacing_mm=(1, 1, 0))
+
+
+@pytest.mark.parametrize("name", ["v.mha", "v.nrrd", "v.nii"])
+def test_sheared_axes(tmp_path: Path, name: str) -> None:
+    image = sitk.GetImageFromArray(numbers())
+    image.SetDirection((1, 0.01, 0, 0, 1, 0, 0, 0, 1))
+    path = tmp_path / name
+    sitk.WriteImage(image, str(path))
+    if name == "v.nii":  # the writer straightened the axes
+        data = bytearray(path.read_bytes())
+        data[252:256] = np.array([0, 1], np.int16).tobytes()  # qform_code, sform_code
+        data[280:328] = np.array([1, 0.1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0], np.float32).tobytes()
+        path.write_bytes(data)
+    refuses(path, f"{path} has a sheared direction; resample it to straight axes first")
+
+
+def test_mirrored_and_rounded_axes(tmp_path: Path) -> None:
+    mirrored = tuple(round(-cosine, 4) for cosine in OBLIQUE.direction)
+    geometry = Geometry(OBLIQUE.spacing_mm, OBLIQUE.origin_mm, mirrored)
+    write_volume(Volume(numbers(), geometry), tmp_path / "v.mha")
+    assert read_volume(tmp_path / "v.mha").geometry.direction == pytest.approx(mirrored)
+
+
+def test_series_of_what_is_no_dicom(tmp_path: Path) -> None:
+    write_volume(Volume(numbers(), OBLIQUE), tmp_path / "v.mha")
+    for path in (tmp_path / "v.mha", tmp_path):
+        refuses(path, f"{path} is no folder of DICOM slices", "--series=1.2.3", series="1.2.3")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_locked_file_and_folder(
+    tmp_path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path if folder else tmp_path / "v.mha"
+    write_volume(Volume(numbers(), OBLIQUE), tmp_path / "v.mha")
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(Path, "open", denied)
+    refuses(path, f"{path} cannot be read: Permission denied; check its permissions")
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    refuses(tmp_path / "notes.txt", "notes.txt cannot be read", "give DICOM, NIfTI, MetaImage")
 
 
 def test_missing_file(tmp_path: Path) -> None:

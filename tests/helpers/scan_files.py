@@ -45,7 +45,7 @@ def write_dicom(
     cosines = np.reshape(geometry.direction, (3, 3))
     files = []
     for number, pixels in enumerate(array):
-        image = sitk.GetImageFromArray(pixels[None])
+        image = sitk.GetImageFromArray(pixels[None], isVector=pixels.ndim == 3)
         image.SetSpacing((*geometry.spacing_mm[:2], 9.9))  # a SliceThickness that must not matter
         position = geometry.physical_point((0, 0, number))
         tags = {

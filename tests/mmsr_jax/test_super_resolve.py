@@ -169,6 +169,13 @@ def test_a_dicom_folder(finished: FinishedRun, model: SuperResolver, tmp_path: P
     np.testing.assert_allclose(written.geometry.origin_mm, fine.geometry.origin_mm, atol=1e-3)
 
 
+@pytest.mark.usefixtures("nearest")
+def test_one_file_of_a_dicom_folder_stands_for_all(tmp_path: Path) -> None:
+    files = write_dicom(tmp_path / "scan", chest())
+    fine = super_resolve(tmp_path, files[1], tmp_path / "fine.mha", series=UIDS["a"])
+    assert fine.array.shape == (3, 160, 192)
+
+
 def test_one_of_several_series(finished: FinishedRun, model: SuperResolver, tmp_path: Path) -> None:
     hu = chest()
     write_dicom(tmp_path / "scan", hu, series="a")
@@ -262,6 +269,16 @@ def nan_voxels(folder: Path) -> tuple[Path, str]:
     return folder / "nan.nrrd", "2 NaN"
 
 
+def flat(folder: Path) -> tuple[Path, str]:
+    sitk.WriteImage(sitk.GetImageFromArray(chest()[0]), str(folder / "flat.nii.gz"))
+    return folder / "flat.nii.gz", "is a 2-D image; give a volume of slices"
+
+
+def tiff(folder: Path) -> tuple[Path, str]:
+    sitk.WriteImage(sitk.GetImageFromArray(chest()), str(folder / "stack.tif"))
+    return folder / "stack.tif", "no spacing in mm; convert it to NIfTI, MetaImage or NRRD"
+
+
 def not_hounsfield(folder: Path) -> tuple[Path, str]:
     write_volume(Volume(chest() + np.int16(1024), OBLIQUE), folder / "offset.mha")
     return folder / "offset.mha", "not in Hounsfield units"
@@ -277,6 +294,8 @@ def not_hounsfield(folder: Path) -> tuple[Path, str]:
         missing_slice,
         four_dimensional,
         nan_voxels,
+        flat,
+        tiff,
         not_hounsfield,
     ],
 )
@@ -287,8 +306,9 @@ def test_bad_scans(
     refuses(finished.workdir, scan, empty / "fine.nii.gz", scan, problem)
 
 
-def test_an_unknown_series(finished: FinishedRun, tmp_path: Path, empty: Path) -> None:
+def test_an_unknown_series(finished: FinishedRun, scan: Path, tmp_path: Path, empty: Path) -> None:
     write_dicom(tmp_path / "dicom", chest())
+    refuses(finished.workdir, scan, empty / "a.mha", scan, "leave --series=1.2.3", series="1.2.3")
     refuses(
         finished.workdir, tmp_path / "dicom", empty / "a.mha", "1.2.3", UIDS["a"], series="1.2.3"
     )
@@ -303,8 +323,8 @@ def test_outputs_that_cannot_be_written(finished: FinishedRun, scan: Path, empty
     (empty / "folder.mha").mkdir()
     refuses(finished.workdir, scan, empty / "folder.mha", "is a folder")
     below_a_file = empty / "fine.mha" / "fine.mha"
-    with pytest.raises(UserError, match="cannot be written"):
-        super_resolve(finished.workdir, scan, below_a_file)
+    with pytest.raises(UserError, match=r"cannot be written: .* is no folder"):
+        super_resolve(empty / "no run", scan, below_a_file)
 
 
 def edit_meta(run_directory: Path, change: Callable[[dict], None]) -> None:
@@ -364,6 +384,7 @@ def test_errors_of_the_command_line(finished: FinishedRun, scan: Path, empty: Pa
     a_run, a_scan = f"--run={finished.workdir}", f"--input={scan}"
     an_output = f"--output={empty / 'fine.nii.gz'}"
     assert "--input" in error(a_run, an_output)
+    assert error(a_run, "--input=", an_output).startswith("error: --input is missing")
     assert "--what" in error(a_run, a_scan, an_output, "--what=1").replace("'what'", "--what")
     assert "last|best" in error(a_run, a_scan, an_output, "--checkpoint=first")
     assert "'stray'" in error(a_run, a_scan, an_output, "stray")
