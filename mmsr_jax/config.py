@@ -1,6 +1,7 @@
 """The typed configuration of a run. Every field can be overridden on the command line."""
 
 import dataclasses
+import math
 from dataclasses import field
 from typing import Any, get_args
 
@@ -36,6 +37,7 @@ _LEAST = {
 }
 _RANGES = {
     "optimizer.learning_rate": (0, 1),
+    "optimizer.clip_update_rms": (0, math.inf),
     "optimizer.beta_1": (0, 1),
     "optimizer.beta_2": (0, 1),
     "optimizer.decay_fraction": (0, 1),
@@ -104,6 +106,7 @@ class OptimizerConfig:
     learning_rate: float = 2e-4
     beta_1: float = 0.5
     beta_2: float = 0.999
+    clip_update_rms: float = 0.0  # bounds Adam's update of an array, in learning rates; 0: nothing
     warmup_steps: int = 0  # first steps, in which the rate rises linearly
     decay_fraction: float = 0.5  # the share of the steps, at the end, that decays to zero
 

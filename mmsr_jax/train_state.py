@@ -41,9 +41,18 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[Any
 
 
 def create_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam; generators and discriminators get one each."""
-    schedule = learning_rate_schedule(config.optimizer, config.steps)
-    return optax.adam(schedule, b1=config.optimizer.beta_1, b2=config.optimizer.beta_2)
+    """Adam; generators and discriminators get one each.
+
+    When gradients grow suddenly, Adam's running variance lags and steps become many learning rates
+    long: in the contest of the first hundreds of steps that can leave a generator blank for good.
+    `clip_update_rms` bounds them (Shazeer and Stern 2018, section 6).
+    """
+    optimizer = config.optimizer
+    steps = [optax.scale_by_adam(b1=optimizer.beta_1, b2=optimizer.beta_2)]
+    if optimizer.clip_update_rms:
+        steps.append(optax.clip_by_block_rms(optimizer.clip_update_rms))
+    schedule = learning_rate_schedule(optimizer, config.steps)
+    return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
 
 
 def create_train_state(config: Config, method: Method) -> TrainState:

@@ -16,7 +16,12 @@ from mmsr_jax import methods
 from mmsr_jax.config import Config, DataConfig, NetworksConfig, OptimizerConfig
 from mmsr_jax.mesh import data_mesh
 from mmsr_jax.methods import Method
-from mmsr_jax.train_state import TrainState, create_train_state, learning_rate_schedule
+from mmsr_jax.train_state import (
+    TrainState,
+    create_optimizer,
+    create_train_state,
+    learning_rate_schedule,
+)
 from mmsr_jax.train_step import make_train_step
 
 POOL_SIZE, BETA_1 = 3, 0.5
@@ -369,6 +374,20 @@ def test_learning_rate_is_constant_then_linear_to_zero(steps: int, fraction: flo
     found = [float(schedule(step)) for step in range(steps + 1)]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
     assert found[-1] == 0
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_a_sudden_gradient_moves_arrays_by_the_clip_at_most(clip: float) -> None:
+    config = Config(optimizer=OptimizerConfig(learning_rate=0.01, clip_update_rms=clip))
+    optimizer = create_optimizer(config)
+    params = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
+    state = optimizer.init(params)
+    for size in (*[1e-3] * 20, 1.0):
+        gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, size), params)  # noqa: B023
+        updates, state = optimizer.update(gradients, state)
+    for update in jax.tree.leaves(updates):
+        rms = float(jnp.sqrt(jnp.mean(update**2))) / 0.01
+        assert rms == pytest.approx(clip, rel=1e-4) if clip else rms > 2
 
 
 def test_learning_rate_without_decay() -> None:
