@@ -55,9 +55,11 @@ def _demo() -> Config:
             sr_tail_channels=32,
             down_channels=8,
             down_blocks=2,
-            discriminator_channels=32,
-            discriminator_max_channels=128,
+            discriminator_channels=24,
+            discriminator_max_channels=96,
         ),
-        loss=LossConfig(lambda_1=4.0, lambda_3=3.0, cycle=5.0, ssim_constants="squared"),
-        optimizer=OptimizerConfig(learning_rate=8e-4, warmup_steps=200),
+        loss=LossConfig(lambda_1=3.5, lambda_3=3.0, cycle=5.0, ssim_constants="squared"),
+        optimizer=OptimizerConfig(
+            learning_rate=8e-4, beta_2=0.99, clip_update_rms=1.0, warmup_steps=200
+        ),
     )
