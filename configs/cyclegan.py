@@ -58,7 +58,7 @@ def _demo() -> Config:
             discriminator_channels=24,
             discriminator_max_channels=96,
         ),
-        loss=LossConfig(lambda_1=3.5, lambda_3=3.0, cycle=5.0, ssim_constants="squared"),
+        loss=LossConfig(lambda_1=3.75, lambda_3=4.0, cycle=5.0, ssim_constants="squared"),
         optimizer=OptimizerConfig(
             learning_rate=8e-4, beta_2=0.99, clip_update_rms=1.0, warmup_steps=200
         ),
