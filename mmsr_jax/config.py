@@ -36,7 +36,7 @@ _LEAST = {
     "data.phantom.seed": 0,
 }
 _RANGES = {
-    "optimizer.learning_rate": (0, 1),
+    "optimizer.learning_rate": (0, math.inf),
     "optimizer.clip_update_rms": (0, math.inf),
     "optimizer.beta_1": (0, 1),
     "optimizer.beta_2": (0, 1),
