@@ -24,6 +24,7 @@ from data_pipelines.quiet_tensorflow import tf
 # A domain's shuffle buffer. The writer has hashed all records into random order already.
 _SHUFFLE_BYTES = 128 * 2**20
 _INTERLEAVED_SHARDS = 8
+_READER_THREADS = 4
 
 
 def train_batches(
@@ -177,8 +178,12 @@ class DomainReader:
         )
         # Skipped batches and other processes' rows stay serialised: only what is used is parsed.
         batches = records.batch(batch_size, drop_remainder=True).skip(offset)
-        # In one thread: parallel reading once left the first batch of an epoch waiting for 45 s.
-        return batches.map(lambda serialised: self._parse(serialised[rows])).prefetch(4)
+        parsed = batches.map(
+            lambda serialised: self._parse(serialised[rows]),
+            num_parallel_calls=_READER_THREADS,
+            deterministic=True,
+        )
+        return parsed.prefetch(4)
 
     def _records(self, split: str, order: np.random.Generator | None) -> tf.data.Dataset:
         """Serialised records, several shards read in turn; the order is fixed by `order`."""
@@ -187,9 +192,18 @@ class DomainReader:
         if order is not None:
             shards = list(order.permutation(shards))
         paths = [str(self.directory / shard) for shard in shards]
-        return tf.data.Dataset.from_tensor_slices(paths).interleave(
-            tf.data.TFRecordDataset, cycle_length=min(_INTERLEAVED_SHARDS, len(shards))
+        records = tf.data.Dataset.from_tensor_slices(paths).interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=min(_INTERLEAVED_SHARDS, len(shards)),
+            num_parallel_calls=2,
+            deterministic=True,
         )
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = _READER_THREADS
+        options.threading.max_intra_op_parallelism = 1
+        # Nothing here is tuned, and an epoch would end only when the tuner wakes: up to 60 s late.
+        options.autotune.enabled = False
+        return records.with_options(options)
 
     def _parse(self, serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         fields = {
