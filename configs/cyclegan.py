@@ -9,9 +9,9 @@ follow the defaults of `mmsr_jax.config`: no norm after G1's stem, pixel norm in
 
 Preset `demo`: 16² and 128² patches of the embedded phantoms, small networks, SSIM constants as in
 Wang et al.; λ1 = 3.75 and λ3 = 4 hold the few steps to the scan, a cycle weight of 5, a learning
-rate of 8e-4 and β2 = 0.99 sharpen them; a warm-up and bounded updates keep the generators from
-going blank while the discriminators are ahead, in the first 300 steps. 2,200 steps: 2½ to 4 minutes
-on two CPU cores. Expect, on held-out phantoms: edges 0.71 to 0.78 (bicubic: 0.23), bias within
+rate of 8e-4 and β2 = 0.99 sharpen them; a warm-up and bounded updates are meant against G1 going
+blank while the discriminators are ahead, in the first 300 steps. 2,200 steps: 2½ to 4 minutes on
+two CPU cores. Expect, on held-out phantoms: edges 0.71 to 0.78 (bicubic: 0.23), bias within
 0.02, correlation with the scan 0.93 to 0.94 (the truth's own: 0.91).
 """
 

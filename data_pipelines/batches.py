@@ -201,7 +201,7 @@ class DomainReader:
         options = tf.data.Options()
         options.threading.private_threadpool_size = _READER_THREADS
         options.threading.max_intra_op_parallelism = 1
-        # Nothing here is tuned, and an epoch would end only when the tuner wakes: up to 60 s late.
+        # Nothing here is tuned; the tuner is suspected of stalls of 40 s at the end of an epoch.
         options.autotune.enabled = False
         return records.with_options(options)
 

@@ -44,8 +44,7 @@ def create_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam; generators and discriminators get one each.
 
     When gradients grow suddenly, Adam's running variance lags and steps become many learning rates
-    long: in the contest of the first hundreds of steps that can leave a generator blank for good.
-    `clip_update_rms` bounds them (Shazeer and Stern 2018, section 6).
+    long; `clip_update_rms` bounds them (Shazeer and Stern 2018, section 6).
     """
     optimizer = config.optimizer
     steps = [optax.scale_by_adam(b1=optimizer.beta_1, b2=optimizer.beta_2)]
