@@ -24,6 +24,10 @@ _LEAST = {
     "networks.sr_tail_channels": 1,
     "networks.down_channels": 1,
     "networks.down_blocks": 0,
+    "networks.unit_channels": 1,
+    "networks.unit_blocks": 0,
+    "networks.original_channels": 1,
+    "networks.original_blocks": 0,
     "networks.discriminator_channels": 1,
     "networks.discriminator_max_channels": 1,
     "optimizer.warmup_steps": 0,
@@ -41,6 +45,7 @@ _RANGES = {
     "optimizer.beta_1": (0, 1),
     "optimizer.beta_2": (0, 1),
     "optimizer.decay_fraction": (0, 1),
+    "optimizer.l2": (0, math.inf),
 }
 
 
@@ -70,17 +75,22 @@ class DataConfig:
 
 @dataclasses.dataclass
 class NetworksConfig:
-    """Widths and kinds of the four networks."""
+    """Widths and kinds of the networks; those of other methods than the run's stay unused."""
 
     sr_channels: int = 64
     sr_blocks: int = 9
     sr_tail_channels: int = 32  # of the first upsampling block; each further one has half
     down_channels: int = 32
     down_blocks: int = 6
+    unit_channels: int = 128  # of SR-UNIT's latent code
+    unit_blocks: int = 3  # of each encoder and decoder, beside the shared ones
+    original_channels: int = 64  # of the same-size networks' first layer
+    original_blocks: int = 9
     discriminator_channels: int = 64
     discriminator_max_channels: int = 512
     norm: Norm = "pixel"
-    upsample: Upsample = "nearest"
+    upsample: Upsample = "nearest"  # of SR-CycleGAN
+    unit_upsample: Upsample = "shuffle"
     base: Base = "none"
 
 
@@ -97,6 +107,13 @@ class LossConfig:
     luminance_factor: float = 2.0
     pixel_loss: PixelLoss = "mse"
     cycle: float = 10.0
+    identity: float = 0.0  # of networks of one size; CycleGAN's is 5
+    reconstruction: float = 10.0  # UNIT: of auto-encoded images
+    kl: float = 0.01  # UNIT: of the codes' distributions
+
+    def without_mmsr(self) -> None:
+        """Set λ1 to λ4 to 0."""
+        self.lambda_1 = self.lambda_2 = self.lambda_3 = self.lambda_4 = 0.0
 
 
 @dataclasses.dataclass
@@ -106,6 +123,7 @@ class OptimizerConfig:
     learning_rate: float = 2e-4
     beta_1: float = 0.5
     beta_2: float = 0.999
+    l2: float = 0.0  # of the parameters, added to the gradient before Adam; UNIT's is 1e-4
     clip_update_rms: float = 0.0  # bounds Adam's update of an array, in learning rates; 0: nothing
     warmup_steps: int = 0  # first steps, in which the rate rises linearly
     decay_fraction: float = 0.5  # the share of the steps, at the end, that decays to zero
@@ -166,6 +184,7 @@ def check_config(config: Config) -> None:
         "compute_dtype": (config.compute_dtype, ("float32", "bfloat16")),
         "networks.norm": (config.networks.norm, get_args(Norm)),
         "networks.upsample": (config.networks.upsample, get_args(Upsample)),
+        "networks.unit_upsample": (config.networks.unit_upsample, get_args(Upsample)),
         "networks.base": (config.networks.base, get_args(Base)),
         "loss.ssim_constants": (config.loss.ssim_constants, get_args(SsimConstants)),
         "loss.ssim_window": (config.loss.ssim_window, get_args(SsimWindow)),
@@ -188,6 +207,11 @@ def check_config(config: Config) -> None:
         raise UserError(
             f"config.data.clinical_patch_px={config.data.clinical_patch_px}: must be at least "
             f"{_SMALLEST_PATCH_PX}, as the discriminators have no score for smaller patches"
+        )
+    if config.loss.identity and not config.method.endswith("_original"):
+        raise UserError(
+            f"config.loss.identity={config.loss.identity}: not defined across a scale gap; must "
+            f"be 0 for config.method={config.method!r}"
         )
     size_px, multiple = config.data.phantom.size_px, max(scale, 8)
     if size_px % multiple:

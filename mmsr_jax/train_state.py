@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from mmsr_jax.config import Config, OptimizerConfig
 from mmsr_jax.image_pool import ImagePool, empty_pool
-from mmsr_jax.methods import Method, Params
+from mmsr_jax.methods import Images, Method, Params, Terms
 
 
 class TrainState(NamedTuple):
@@ -47,7 +47,8 @@ def create_optimizer(config: Config) -> optax.GradientTransformation:
     long; `clip_update_rms` bounds them (Shazeer and Stern 2018, section 6).
     """
     optimizer = config.optimizer
-    steps = [optax.scale_by_adam(b1=optimizer.beta_1, b2=optimizer.beta_2)]
+    steps = [optax.add_decayed_weights(optimizer.l2)] if optimizer.l2 else []
+    steps.append(optax.scale_by_adam(b1=optimizer.beta_1, b2=optimizer.beta_2))
     if optimizer.clip_update_rms:
         steps.append(optax.clip_by_block_rms(optimizer.clip_update_rms))
     schedule = learning_rate_schedule(optimizer, config.steps)
@@ -59,23 +60,23 @@ def create_train_state(config: Config, method: Method) -> TrainState:
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     params = method.init(init_key)
     optimizer = create_optimizer(config)
-    clinical_px = config.data.clinical_patch_px
-    micro_px = clinical_px * config.data.scale
+    fakes, terms = _shapes(config, method, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_states={branch: optimizer.init(params[branch]) for branch in params},
         pools={
-            name: empty_pool(config.pool_size, (size_px, size_px, 1))
-            for name, size_px in (("clinical", clinical_px), ("micro", micro_px))
+            name: empty_pool(config.pool_size, fake.shape[1:])
+            for name, fake in fakes.items()
             if config.pool_size  # an array of no images is no checkpoint's
         },
         key=jax.random.key_data(step_key),
-        metric_sums=_zero_metrics(config, method, params),
+        metric_sums={name: jnp.zeros((), jnp.float32) for name in terms},
     )
 
 
-def _zero_metrics(config: Config, method: Method, params: Params) -> dict[str, Array]:
+def _shapes(config: Config, method: Method, params: Params) -> tuple[Images, Terms]:
+    """Shapes of the fakes that the discriminators see, and all terms by name."""
     clinical_px = config.data.clinical_patch_px
     micro_px = clinical_px * config.data.scale
     batch = {
@@ -84,4 +85,4 @@ def _zero_metrics(config: Config, method: Method, params: Params) -> dict[str, A
     }
     _, (fakes, terms) = jax.eval_shape(method.generator_loss, params, batch, jax.random.key(0))
     _, more_terms = jax.eval_shape(method.discriminator_loss, params, fakes, batch)
-    return {name: jnp.zeros((), jnp.float32) for name in {**terms, **more_terms}}
+    return fakes, {**terms, **more_terms}

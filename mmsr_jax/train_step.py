@@ -53,7 +53,7 @@ def make_train_step(config: Config, method: Method, mesh: Mesh) -> TrainStep:
         params, opt_states = {}, {}
         for branch in state.params:
             updates, opt_states[branch] = optimizer.update(
-                gradients[branch], state.opt_states[branch]
+                gradients[branch], state.opt_states[branch], state.params[branch]
             )
             params[branch] = optax.apply_updates(state.params[branch], updates)
         sums = {

@@ -1,13 +1,17 @@
-"""Reconstruction losses: how far an image that went there and back is from where it started."""
+"""Reconstruction loss: how far an image that should come back is from where it started."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def cycle_loss(
+def reconstruction_loss(
     images: Float[Array, "n h w c"], reconstructed: Float[Array, "n h w c"]
 ) -> Float[Array, ""]:
-    """Mean absolute difference (Zhu et al. 2017, equation 2), unweighted, in float32.
+    """Mean absolute difference, unweighted, in float32.
+
+    Of an image and its way there and back it is the cycle loss (Zhu et al. 2017, equation 2), of an
+    image and its decoded code UNIT's reconstruction, of an image and its translation into the
+    domain it is already in the identity loss (section 5.2 there).
 
     Raises:
       ValueError: if the shapes differ.

@@ -2,12 +2,17 @@
 
 from data_pipelines.errors import UserError
 from mmsr_jax.config import Config
-from mmsr_jax.methods import cyclegan
+from mmsr_jax.methods import cyclegan, unit
 from mmsr_jax.methods.method import Images, Method, Params, Terms
 
 __all__ = ["Images", "Method", "Params", "Terms", "create"]
 
-_METHODS = {"cyclegan": cyclegan.create}
+_METHODS = {
+    "cyclegan": cyclegan.create,
+    "unit": unit.create,
+    "cyclegan_original": cyclegan.create_original,
+    "unit_original": unit.create_original,
+}
 
 
 def create(config: Config) -> Method:

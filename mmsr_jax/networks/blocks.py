@@ -1,5 +1,6 @@
 """Layers that the networks share. Images are NHWC; parameters are float32 in any compute dtype."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -17,7 +18,7 @@ he_init = nnx.initializers.he_normal()
 
 
 def leaky_relu(features: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Leaky rectifier of slope 0.2, the activation of every network here."""
+    """Leaky rectifier of slope 0.2, the activation of all but the canonical CycleGAN generator."""
     return nnx.leaky_relu(features, 0.2)
 
 
@@ -105,8 +106,17 @@ class ResidualBlock(nnx.Module):
     features block by block.
     """
 
-    def __init__(self, channels: int, *, norm: Norm, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        norm: Norm,
+        activation: Callable[[Array], Array] = leaky_relu,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         self.norm: Norm = norm
+        self.activation = activation
         conv = partial(
             Conv,
             channels,
@@ -121,7 +131,7 @@ class ResidualBlock(nnx.Module):
 
     def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Add the block's residual to `features`."""
-        residual = leaky_relu(normalise(self.first(features), self.norm))
+        residual = self.activation(normalise(self.first(features), self.norm))
         residual = normalise(self.second(residual), self.norm)
         return features + (0.1 * residual if self.norm == "none" else residual)
 

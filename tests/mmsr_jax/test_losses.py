@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 
 from mmsr_jax.losses import (
     average_pool,
-    cycle_loss,
+    reconstruction_loss,
     lsgan_discriminator_loss,
     lsgan_generator_loss,
     mmsr_loss,
@@ -264,11 +264,11 @@ def test_pixel_loss_matches_numpy() -> None:
     assert float(pixel_loss(a, a)) == 0
 
 
-def test_cycle_loss_is_the_mean_absolute_difference() -> None:
+def test_reconstruction_loss_is_the_mean_absolute_difference() -> None:
     a, b = related(21)
-    assert float(cycle_loss(a, b)) == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
+    assert float(reconstruction_loss(a, b)) == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
     with pytest.raises(ValueError, match="shapes differ"):
-        cycle_loss(a, b[:, :-1])
+        reconstruction_loss(a, b[:, :-1])
 
 
 def test_least_squares_adversarial_losses() -> None:
@@ -367,7 +367,7 @@ def test_perfect_translations_cost_nothing() -> None:
 # Precision and transformations
 
 
-@pytest.mark.parametrize("loss", [structure_loss, pixel_loss, cycle_loss])
+@pytest.mark.parametrize("loss", [structure_loss, pixel_loss, reconstruction_loss])
 def test_bfloat16_images_are_compared_in_float32(loss) -> None:
     a, b = (jnp.asarray(image, jnp.bfloat16) for image in related(43))
     result = loss(a, b)
