@@ -23,7 +23,7 @@ def create(config: Config) -> Method:
     """SR-CycleGAN for a configuration."""
     nets, dtype = config.networks, jnp.dtype(config.compute_dtype)
     generator: dict[str, Any] = {"scale": config.data.scale, "norm": nets.norm, "dtype": dtype}
-    generators = {
+    generators: dict[str, Any] = {
         "clinical_to_micro": partial(
             SrResnet,
             channels=nets.sr_channels,
@@ -38,11 +38,11 @@ def create(config: Config) -> Method:
         ),
     }
     discriminator = _discriminator(config)
-    discriminators = {
+    discriminators: dict[str, Any] = {
         "clinical": partial(discriminator, strided=2),
         "micro": partial(discriminator, strided=3),
     }
-    constructors = {"generators": generators, "discriminators": discriminators}
+    constructors: Constructors = {"generators": generators, "discriminators": discriminators}
     return _cyclegan(config, constructors, terms.own_grid())
 
 

@@ -19,7 +19,7 @@ from mmsr_jax.losses import kl_loss, reconstruction_loss
 from mmsr_jax.methods import terms
 from mmsr_jax.methods.functional import Constructors, networks
 from mmsr_jax.methods.method import Images, Method, Params, Terms
-from mmsr_jax.networks.blocks import ResidualBlock
+from mmsr_jax.networks.blocks import Norm, ResidualBlock
 from mmsr_jax.networks.discriminators import MultiScaleDiscriminator
 from mmsr_jax.networks.unit import Decoder, Encoder
 
@@ -107,7 +107,7 @@ def _unit(
     generators: dict[str, Any],
     discriminators: dict[str, Any],
     grid: terms.ClinicalGrid,
-    norm: str,
+    norm: Norm,
     latent: int,
 ) -> Method:
     shared = partial(ResidualBlock, latent, norm=norm, dtype=jnp.dtype(config.compute_dtype))

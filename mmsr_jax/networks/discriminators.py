@@ -11,8 +11,9 @@ from mmsr_jax.networks.blocks import Conv, he_init, leaky_relu, normalise
 
 
 class PatchDiscriminator(nnx.Module):
-    """PatchGAN (Isola et al. 2017): conv4 of stride 2 without a norm, then `strided` − 1 of stride 2, one of stride 1, the score.
+    """PatchGAN (Isola et al. 2017).
 
+    conv4 of stride 2 without a norm, then `strided` − 1 of stride 2, one of stride 1, the score.
     Channels double from `channels` up to `max_channels`; instance norm; LeakyReLU 0.2. Three
     strided layers see 70 × 70 pixels (micro), two see 34 × 34 (clinical).
     """

@@ -13,12 +13,12 @@ from skimage.metrics import structural_similarity
 
 from mmsr_jax.losses import (
     average_pool,
-    reconstruction_loss,
     lsgan_discriminator_loss,
     lsgan_generator_loss,
     mmsr_loss,
     nearest_upsample,
     pixel_loss,
+    reconstruction_loss,
     structure_loss,
 )
 
