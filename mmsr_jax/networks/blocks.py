@@ -181,19 +181,46 @@ class UpsampleBlock(nnx.Module):
         return leaky_relu(_conv_of_upsampled(features, self.conv.conv, taps))
 
 
+class TransposedConv(nnx.Module):
+    """Transposed conv3 of stride 2 to exactly twice the size, centred on even output pixels."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(
+            channels_in,
+            channels_out,
+            (3, 3),
+            kernel_init=gan_init,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            rngs=rngs,
+        )
+
+    def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c2"]:
+        """Double the size of `features`."""
+        taps = _TAPS_AFTER_UPSAMPLING["transposed"]
+        return _conv_of_upsampled(features, self.conv, taps, pad_mode="constant")
+
+
 # How much of each tap at double size (last axis) falls on each of the pixels that an output pixel
-# sees at the original size (middle axis), for even and odd output pixels (first axis).
+# sees at the original size (middle axis), for even and odd output pixels (first axis). A transposed
+# convolution has zeros between the pixels instead.
 _TAPS_AFTER_UPSAMPLING: dict[str, np.ndarray] = {
     "nearest": np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32),
     "smooth": np.array(
         [[[3, 1, 0], [1, 3, 3], [0, 0, 1]], [[1, 0, 0], [3, 3, 1], [0, 1, 3]]], np.float32
     )
     / 4,
+    "transposed": np.array([[[0, 0, 0], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]], np.float32),
 }
 
 
-def _conv_of_upsampled(features: Array, conv: nnx.Conv, taps: np.ndarray) -> Array:
-    """conv3 of upsampled features, computed before upsampling; the border pixels are repeated.
+def _conv_of_upsampled(
+    features: Array,
+    conv: nnx.Conv,
+    taps: np.ndarray,
+    pad_mode: Literal["edge", "constant"] = "edge",
+) -> Array:
+    """conv3 of upsampled features, computed before upsampling; by default with repeated borders.
 
     An output pixel sees only 2 × 2 (nearest) or 3 × 3 (smooth) different pixels: one convolution of
     that size to four times the channels at the original size gives the same sums with fewer
@@ -203,7 +230,7 @@ def _conv_of_upsampled(features: Array, conv: nnx.Conv, taps: np.ndarray) -> Arr
     kernel, size = jnp.asarray(conv.kernel), taps.shape[1]
     phases = jnp.einsum("apk,bql,klio->pqiabo", taps, taps, kernel, precision="highest")
     channels, shift = kernel.shape[3], 3 - size  # a phase of 2 taps begins at its own pixel
-    padded = jnp.pad(features.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    padded = jnp.pad(features.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode=pad_mode)
     sums = _conv(padded, phases.reshape(size, size, -1, 4 * channels).astype(dtype))
     sums = sums.reshape(n, height + shift, width + shift, 2, 2, channels)
 

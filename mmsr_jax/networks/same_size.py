@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mmsr_jax.networks.blocks import Conv, ResidualBlock, gan_init, normalise
+from mmsr_jax.networks.blocks import Conv, ResidualBlock, TransposedConv, normalise
 
 _LEVELS = 2
 
@@ -40,17 +40,7 @@ class ResnetGenerator(nnx.Module):
         )
         self.upsampling = nnx.List(
             [
-                nnx.ConvTranspose(
-                    2 * width,
-                    width,
-                    (3, 3),
-                    strides=(2, 2),
-                    padding=((1, 2), (1, 2)),
-                    kernel_init=gan_init,
-                    dtype=dtype,
-                    param_dtype=jnp.float32,
-                    rngs=rngs,
-                )
+                TransposedConv(2 * width, width, dtype=dtype, rngs=rngs)
                 for width in reversed(widths[:-1])
             ]
         )
