@@ -139,8 +139,11 @@ class LungPhantom:
 
     # --- one slice -----------------------------------------------------------------------
 
-    def slice_hu(self, z_mm: float) -> FloatArray:
-        """(size_px, size_px) float32 in Hounsfield units: the noise-free truth at height z."""
+    def slice_hu(self, z_mm: float, *, nodules: bool = True) -> FloatArray:
+        """(size_px, size_px) float32 in Hounsfield units: the noise-free truth at height z.
+
+        Without `nodules` it is the same lung before they grew.
+        """
         z = z_mm / MICRO_SPACING_MM
         y, x = np.mgrid[: self.size_px, : self.size_px].astype(np.float32)
         tissue = self._parenchyma(x, y, z)
@@ -148,7 +151,8 @@ class LungPhantom:
             paint(tissue, self._coverage(tubes, z), hu)
         paint(tissue, self._coverage(self.airway_walls, z), AIRWAY_WALL_HU)
         paint(tissue, self._coverage(self.airway_lumens, z), AIR_HU)
-        self._paint_nodules(tissue, x, y, z)
+        if nodules:
+            self._paint_nodules(tissue, x, y, z)
         return np.maximum(tissue, AIR_HU).astype(np.float32)
 
     def _coverage(self, tubes: Tubes, z: float) -> FloatArray:

@@ -18,6 +18,7 @@ _LEAST = {
     "log_every": 1,
     "validate_every": 1,
     "checkpoint_every": 1,
+    "evaluation_phantoms": 1,
     "data.validation_patches": 1,
     "networks.sr_channels": 1,
     "networks.sr_blocks": 0,
@@ -143,6 +144,7 @@ class Config:
     log_every: int = 100
     validate_every: int = 5_000
     checkpoint_every: int = 5_000
+    evaluation_phantoms: int = 6  # super-resolved and measured at the end
     stop_on_collapse: bool = False  # stop, instead of warning, when SR is blank or inverted
     data: DataConfig = field(default_factory=DataConfig)
     networks: NetworksConfig = field(default_factory=NetworksConfig)

@@ -1,4 +1,4 @@
-"""Command line: train, then super-resolve and score the dataset's held-out scans.
+"""Command line: train, then evaluate and show what was trained.
 
 python -m mmsr_jax.main --config=configs/cyclegan.py[:PRESET] [--workdir=DIR]
 [--config.FIELD=VALUE ...]
@@ -37,21 +37,24 @@ def main(argv: list[str]) -> None:
     with reported_in_one_line():
         config = _config(argv)
         from mmsr_jax.compilation_cache import enable_compilation_cache
-        from mmsr_jax.train import Interrupted, train_and_evaluate
+        from mmsr_jax.train import Interrupted, train
 
         logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
         enable_compilation_cache()
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         try:
-            dataset, card = train_and_evaluate(config, workdir)
+            dataset = train(config, workdir)
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr)
             sys.exit(128 + interrupted.signal)
         print(f"checkpoints: {workdir / 'checkpoints'}")
-        if card.held_out:
-            from mmsr_jax.report.held_out import report_held_out
+        from mmsr_jax.inference.model import load_model
+        from mmsr_jax.report.run_report import report_run, super_resolve_held_out
 
-            print(report_held_out(workdir, dataset, card))
+        model = load_model(workdir)
+        print(report_run(workdir, model, dataset=dataset, phantoms=config.evaluation_phantoms))
+        if output := super_resolve_held_out(workdir, model, dataset):
+            print(f"super-resolved volume: {output}")
 
 
 def _config(argv: list[str]) -> Config:

@@ -57,6 +57,18 @@ class RunLog:
         self._board.close()
 
 
+def logged_scalars(workdir: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """(steps, values) of everything in a run's `metrics.jsonl`, as "group/name"."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for line in _lines(workdir / _METRICS):
+        step, group = line.pop("step"), line.pop("group")
+        for name, value in line.items():
+            steps, values = curves.setdefault(f"{group}/{name}", ([], []))
+            steps.append(step)
+            values.append(value)
+    return curves
+
+
 def _lines(path: Path) -> list[dict]:
     """Logged lines; one that a killed run left half-written is dropped."""
     lines = []

@@ -47,8 +47,8 @@ class Interrupted(Exception):
         self.signal = signal_number
 
 
-def train_and_evaluate(config: Config, workdir: Path) -> tuple[Path, DatasetCard]:
-    """Train as configured, or resume what `workdir` holds; returns the dataset and its card.
+def train(config: Config, workdir: Path) -> Path:
+    """Train as configured, or resume what `workdir` holds; returns the dataset's directory.
 
     Args:
       config: see `mmsr_jax.config`.
@@ -82,7 +82,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> tuple[Path, DatasetCard
     finally:
         checkpoints.close()
         log.close()
-    return dataset, card
+    return dataset
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from data_pipelines.geometry import Volume
 from data_pipelines.intensity import clinical_intensity, to_hu
 from mmsr_jax import checkpoints, methods
+from mmsr_jax.config import Config
 from mmsr_jax.inference.tiles import super_resolve_slice
 
 _TILE_PX = 128
@@ -24,6 +25,8 @@ class SuperResolver:
     scale: int
     reach_px: float | None
     window_hu: tuple[float, float]
+    config: Config  # of the run
+    step: int  # of the checkpoint
 
     def normalised(self, image: np.ndarray, tile_px: int = _TILE_PX) -> np.ndarray:
         """Super-resolve one (rows, columns) slice in [-1, 1]; float32 in [-1, 1]."""
@@ -86,4 +89,6 @@ def load_model(run: str | Path, checkpoint: str = "last") -> SuperResolver:
         scale=config.data.scale,
         reach_px=method.reach_px,
         window_hu=(low, high),
+        config=config,
+        step=step,
     )

@@ -27,6 +27,7 @@ SMALL = {
     "log_every": 3,
     "validate_every": 24,
     "checkpoint_every": 4,
+    "evaluation_phantoms": 1,
     "data.clinical_patch_px": 12,
     "data.validation_patches": 2,
     "data.phantom.cases": 2,

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import itertools
 import math
@@ -9,8 +8,10 @@ import pytest
 from scipy import ndimage
 
 from mmsr_jax.evaluation import metrics
+from mmsr_jax.evaluation.consistency import consistency
 from mmsr_jax.evaluation.ground_truth import score
 from mmsr_jax.evaluation.interpolation import bicubic, nearest
+from mmsr_jax.evaluation.sections import paired_scores
 
 SIZE_PX = 96
 
@@ -243,36 +244,55 @@ def test_bicubic_stays_within_the_images_range() -> None:
 
 def test_scores_of_the_truth() -> None:
     scale, micro = 4, vessels() + noise(7)
-    clinical = micro.reshape(24, scale, 24, scale).mean(axis=(1, 3))
-    best = score(clinical, micro, micro)
-    assert best.psnr == best.consistency_psnr == math.inf
+    best = score(micro, micro, scale)
+    assert best.psnr == math.inf
     assert best.ssim == pytest.approx(1)
     assert best.edge_alignment == pytest.approx(1)
     assert best.bias == 0
-    assert best.consistency_correlation == pytest.approx(1)
     assert 0 <= best.grid_db < 1
 
 
 def test_scores_of_faulty_images() -> None:
     scale, micro = 4, vessels() + noise(7)
     clinical = micro.reshape(24, scale, 24, scale).mean(axis=(1, 3))
-    brighter = score(clinical, micro, micro + 0.02)
+    brighter = score(micro, micro + 0.02, scale)
     assert brighter.bias == pytest.approx(0.02)
     assert brighter.psnr == pytest.approx(40, abs=0.01)
-    assert brighter.consistency_psnr == pytest.approx(40, abs=0.01)
-    inverted = score(clinical, micro, -micro)
-    assert inverted.consistency_correlation == pytest.approx(-1)
+    inverted = score(micro, -micro, scale)
     assert inverted.edge_alignment == pytest.approx(-1)
-    blocks = score(clinical, micro, nearest(clinical, scale))
+    blocks = score(micro, nearest(clinical, scale), scale)
     assert blocks.grid_db > 3
+
+
+def test_consistency_of_known_images() -> None:
+    scale, micro = 4, vessels() + noise(7)
+    window_hu = (-1000.0, 400.0)
+    clinical = micro.reshape(24, scale, 24, scale).mean(axis=(1, 3))
+    own = consistency(clinical, micro, window_hu)
+    assert own.consistency_psnr > 100
+    assert own.correlation == pytest.approx(1)
+    assert own.contrast == pytest.approx(micro.std() / clinical.std())
+    brighter = consistency(clinical, micro + 0.02, window_hu)
+    assert brighter.consistency_psnr == pytest.approx(40, abs=0.01)
+    assert brighter.consistency_mae_hu == pytest.approx(0.02 * 700, rel=1e-3)
+    assert consistency(clinical, -micro, window_hu).correlation == pytest.approx(-1)
+    blank = consistency(clinical, np.full_like(micro, 0.3), window_hu)
+    assert blank.contrast == pytest.approx(0, abs=1e-6)
+    assert blank.correlation == 0
+    blocks = consistency(clinical, nearest(clinical, scale), window_hu)
     assert blocks.consistency_psnr > 100
+    assert blocks.contrast == pytest.approx(1)
 
 
 def test_the_border_does_not_count() -> None:
     scale, micro = 4, vessels() + noise(7)
     clinical = micro.reshape(24, scale, 24, scale).mean(axis=(1, 3))
+
+    def scores(image: np.ndarray) -> dict[str, float]:
+        return paired_scores(clinical, micro, image, (-1000.0, 400.0))
+
     framed = micro.copy()
     framed[: 2 * scale] = framed[:, -2 * scale :] = 1
-    assert score(clinical, micro, framed) == score(clinical, micro, micro)
+    assert scores(framed) == scores(micro)
     framed[2 * scale, 40] += 0.5
-    assert dataclasses.asdict(score(clinical, micro, framed))["psnr"] < math.inf
+    assert scores(framed)["psnr"] < math.inf

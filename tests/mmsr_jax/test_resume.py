@@ -24,6 +24,7 @@ from mmsr_jax.inference.model import load_model
 from mmsr_jax.train_state import TrainState, create_train_state
 
 STEPS = SMALL["steps"]
+EVALUATION = "evaluation.json"
 
 
 def logged(workdir: Path) -> list[dict]:
@@ -79,7 +80,7 @@ def assert_identical_runs(workdir: Path, expected: Path) -> None:
         {entry.name for entry in (path / "checkpoints").iterdir()} for path in (workdir, expected)
     )
     assert kept == expected_kept
-    assert (workdir / "held_out.json").read_bytes() == (expected / "held_out.json").read_bytes()
+    assert (workdir / EVALUATION).read_bytes() == (expected / EVALUATION).read_bytes()
 
 
 def test_sigterm_saves_and_the_same_command_ends_bit_identical(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from commands import SMALL, FinishedRun, error_line, run
+from commands import SMALL, FinishedRun, error_line, run, small_config
 from scan_files import OBLIQUE, UIDS, rotated, write_dicom
 from scipy.spatial.transform import Rotation
 
@@ -51,6 +51,8 @@ def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
         scale=SCALE,
         reach_px=0,
         window_hu=(-1000.0, 500.0),
+        config=small_config(),
+        step=0,
     )
     monkeypatch.setattr(inference, "load_model", lambda run, checkpoint: model)
 

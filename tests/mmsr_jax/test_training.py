@@ -42,7 +42,8 @@ def logged(workdir: Path, group: str) -> dict[int, dict[str, float]]:
 
 def table(output: str) -> list[str]:
     """The rows of the table of held-out scans."""
-    return [line for line in output.splitlines() if re.match(r"(SR|bicubic|nearest)\s", line)]
+    section = output.partition("Held-out scans against their truth")[2].partition("\n\n")[0]
+    return section.splitlines()[3:]
 
 
 def test_the_start_says_what_is_trained(finished: FinishedRun) -> None:
@@ -64,14 +65,24 @@ def test_the_progress_bar_shows_losses(finished: FinishedRun) -> None:
 def test_the_end_is_a_table_and_the_paths(finished: FinishedRun) -> None:
     output = finished.result.stdout
     rows = table(output)
-    assert [row.split()[0] for row in rows] == ["SR", "bicubic", "nearest"]
-    scores = json.loads((finished.workdir / "held_out.json").read_text())
+    assert [row.split()[0] for row in rows] == ["nearest", "bicubic", "SR", "truth"]
+    evaluation = json.loads((finished.workdir / "evaluation.json").read_text())
+    sections = {section["title"]: section["methods"] for section in evaluation["sections"]}
+    assert all(title in output for title in sections)
+    scores = sections["Held-out scans against their truth"]
     for row, (name, slices) in zip(rows, scores.items(), strict=True):
         assert row.split()[0] == name
         assert len(slices) == SMALL["data.phantom.slices"] * SMALL["data.phantom.held_out_cases"]
-        assert float(row.split()[1]) == pytest.approx(slices[0]["psnr"], abs=1e-3)
         assert {"psnr", "ssim", "consistency_psnr"} <= slices[0].keys()
-    for name in ("checkpoints", "comparison.png", "super_resolved.nii.gz"):
+        if name != "truth":
+            assert float(row.split()[1]) == pytest.approx(slices[0]["psnr"], abs=1e-3)
+    for name in (
+        "checkpoints",
+        "comparison.png",
+        "evaluation.json",
+        "report.html",
+        "super_resolved.nii.gz",
+    ):
         assert str(finished.workdir / name) in output
         assert (finished.workdir / name).exists()
 
