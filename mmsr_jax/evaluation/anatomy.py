@@ -17,7 +17,8 @@ _STEP_PX = 0.25
 _SMALLEST_RADIUS_PX = 3.0
 _BEYOND_PX = 6.0  # how far rays go past the outer surface
 _LEAST_RISE = 0.2  # of a wall above its lumen and its outside, in an image in [-1, 1]
-_LEAST_RAYS = 0.5  # that must show a wall, of those of an airway
+_LEAST_FREE = 0.5  # of the rays of an airway, to be measured at all
+_LEAST_SHOWN = 0.8  # of the free rays, to say that an image shows the wall; texture shows some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def airways(truth: np.ndarray, lumens: np.ndarray, walls: np.ndarray) -> list[Ai
         airway = Airway((float(center[0]), float(center[1])), angles, inner, outer)
         measured = _walls_along(airway, truth)
         free = np.abs(measured - np.stack([inner, outer])).max(axis=0) < 1.5
-        if free.mean() >= _LEAST_RAYS:
+        if free.mean() >= _LEAST_FREE:
             found.append(Airway(airway.center, angles[free], inner[free], outer[free]))
     return found
 
@@ -73,7 +74,7 @@ def airway_errors(airway: Airway, truth: np.ndarray, image: np.ndarray) -> Airwa
     """Wall and lumen of one airway in an image, against the same measurement of the truth."""
     reference, measured = (_walls_along(airway, one) for one in (truth, image))
     shown = ~np.isnan(measured).any(axis=0)
-    if shown.mean() < _LEAST_RAYS:
+    if shown.mean() < _LEAST_SHOWN:
         return AirwayErrors(math.nan, math.nan, 1.0)
 
     def wall_and_area(surfaces: np.ndarray) -> tuple[float, float]:

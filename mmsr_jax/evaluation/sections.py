@@ -17,6 +17,7 @@ Cases = list[dict[str, float]]
 WindowHu = tuple[float, float]
 
 TRUTH = "truth"
+UNRELATED = "another lung"  # what realism alone is worth
 _BORDER_PX = 2  # clinical pixels that are not scored, as interpolation lacks neighbours there
 
 
@@ -61,14 +62,15 @@ def phantom_sections(
     """Ground truth and consistency, anatomy, and hallucination on phantoms.
 
     Args:
-      images: method → what it made of each case.
+      images: method → what it made of each case. The truth joins them, and with several cases
+        another lung's.
       cases: of `phantom_cases`.
       window_hu: of the values in [-1, 1].
     """
-    images = {
-        **images,
-        TRUTH: [PhantomImages(case.micro, case.micro_without_nodules) for case in cases],
-    }
+    truths = [PhantomImages(case.micro, case.micro_without_nodules) for case in cases]
+    images = {**images, UNRELATED: truths[1:] + truths[:1], TRUTH: truths}
+    if len(cases) == 1:
+        del images[UNRELATED]
     pairs = {
         name: [
             paired_scores(case.scan, case.micro, one.image, window_hu)
@@ -92,7 +94,8 @@ def phantom_sections(
     return [
         Section(
             "Phantoms against their truth",
-            f"{len(cases)} phantoms that no training ever sees. {_data_range(window_hu)}",
+            f"{len(cases)} phantoms that no training ever sees; {UNRELATED}: the truth of the "
+            f"next one, realistic and wrong. {_data_range(window_hu)}",
             pairs,
         ),
         Section(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines import dataset_card, volumes
+from data_pipelines.errors import UserError
 from mmsr_jax.config import Config
 from mmsr_jax.evaluation.evaluate_run import PHANTOMS, Evaluation, evaluate, methods, save
 from mmsr_jax.evaluation.real_images import RealImage
@@ -49,7 +50,7 @@ def report_run(
       The tables, and the paths of what was written.
 
     Raises:
-      data_pipelines.errors.UserError: there is no dataset, or of another scale.
+      UserError: there is no dataset, or of another scale.
     """
     config = model.config
     dataset = dataset or dataset_of(run, config)
@@ -80,8 +81,15 @@ def report_run(
 
 
 def dataset_of(run: Path, config: Config) -> Path:
-    """The dataset that a run was trained with."""
-    return Path(config.data.directory or run / "phantom_dataset")
+    """The dataset that a run was trained with.
+
+    Raises:
+      UserError: it is not there any more.
+    """
+    dataset = Path(config.data.directory or run / "phantom_dataset")
+    if not dataset.exists():
+        raise UserError(f"{dataset}, which {run} was trained with, is missing; give --data=DATASET")
+    return dataset
 
 
 def page_table(section: Section) -> Table:

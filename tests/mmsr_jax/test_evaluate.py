@@ -1,0 +1,171 @@
+"""The command lines that measure and compare finished runs."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import SMALL, FinishedRun, error_line, run, small_demo
+from matplotlib import image as pictures
+
+from data_pipelines.geometry import Geometry, Volume
+from data_pipelines.phantom import LungPhantom, scan_micro
+from data_pipelines.volumes import write_volume
+from mmsr_jax.config import config_from_dict
+from mmsr_jax.evaluation.evaluate_run import load
+
+TITLES = [
+    "Phantoms against their truth",
+    "Airways of the phantoms",
+    "Hallucination on the phantoms",
+    "Held-out scans against their truth",
+    "Realism on validation patches",
+]
+
+
+@pytest.fixture(scope="module")
+def micro_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A micro image in units of its own: air at 40, tissue at 180."""
+    hu = scan_micro(LungPhantom(5, 256).slice_hu(2.0), np.random.default_rng(0))
+    stored = np.clip(40 + (hu + 1000) / 1040 * 140, 0, 255).astype(np.uint8)
+    path = tmp_path_factory.mktemp("micro") / "lung.png"
+    pictures.imsave(path, np.repeat(stored[..., None], 3, axis=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def micro_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    hu = [scan_micro(LungPhantom(5, 256).slice_hu(z), np.random.default_rng(0)) for z in (2.0, 5.0)]
+    stored = np.clip(40 + (np.stack(hu) + 1000) / 1040 * 140, 0, 255).astype(np.uint16)
+    path = tmp_path_factory.mktemp("micro") / "lung.nii.gz"
+    write_volume(Volume(stored, Geometry((0.078, 0.078, 1.0))), path)
+    return path
+
+
+def evaluation(workdir: Path) -> dict[str, dict]:
+    text = (workdir / "evaluation.json").read_text()
+    values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return {section["title"]: section["methods"] for section in values["sections"]}
+
+
+def test_a_run_ends_with_its_evaluation(finished: FinishedRun) -> None:
+    sections = evaluation(finished.workdir)
+    assert list(sections) == TITLES
+    for methods in sections.values():
+        assert {"nearest", "bicubic", "SR", "truth"} <= set(methods)
+    truth = sections["Phantoms against their truth"]["truth"][0]
+    assert truth["psnr"] is None  # infinite
+    assert truth["ssim"] == 1
+    values = json.loads((finished.workdir / "evaluation.json").read_text())
+    assert values["data_range"] == 2
+    assert values["window_hu"] == [-1000, 400]
+    assert values["step"] == SMALL["steps"]
+    assert config_from_dict(values["config"]).steps == SMALL["steps"]
+    page = (finished.workdir / "report.html").read_text(encoding="utf-8")
+    assert all(title in page for title in TITLES)
+    assert "generator_loss" in page
+
+
+def test_evaluating_again_gives_the_same_and_adds_real_images(
+    copied: Path, micro_volume: Path
+) -> None:
+    before = evaluation(copied)
+    result = run("mmsr_jax.evaluate", f"--run={copied}", "--phantoms=1", f"--micro={micro_volume}")
+    assert result.returncode == 0, result.stderr
+    after = evaluation(copied)
+    title = "Real micro images, degraded 8×"
+    assert list(after) == [*TITLES, title]
+    assert {name: after[name] for name in TITLES} == before
+    assert len(after[title]["SR"]) == 2
+    assert after[title]["bicubic"][0]["psnr"] > 15
+    for name in (title, "comparison.png", "evaluation.json", "report.html"):
+        assert name in result.stdout
+
+
+def test_what_was_saved_is_read(finished: FinishedRun, tmp_path: Path) -> None:
+    loaded = load(finished.workdir)
+    assert loaded is not None
+    assert [section.title for section in loaded.sections] == TITLES
+    assert math.isnan(loaded.sections[0].methods["truth"][0]["psnr"])
+    assert load(tmp_path) is None
+
+
+@pytest.fixture
+def trained_again(finished: FinishedRun, tmp_path: Path) -> Path:
+    """The same run with another seed and hardly any steps."""
+    workdir = tmp_path / "again"
+    dataset = finished.workdir / "phantom_dataset"
+    changes = {"steps": 3, "seed": 1, "data.directory": dataset}
+    flags = [f"--config.{name}={value}" for name, value in changes.items()]
+    result = run("mmsr_jax.main", *small_demo(workdir), *flags)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def test_runs_are_compared(finished: FinishedRun, trained_again: Path, tmp_path: Path) -> None:
+    output = tmp_path / "comparison"
+    runs = f"--runs={finished.workdir},{trained_again}"
+    line = error_line(run("mmsr_jax.compare", runs, f"--output={output}"))
+    assert "both named 'cyclegan_demo' but differ in seed, steps; give" in line
+    assert "--config.name" in line
+    assert not output.exists()
+
+
+def test_two_seeds_are_one_row(finished: FinishedRun, tmp_path: Path) -> None:
+    """A second seed, made of the first one's checkpoint by changing what it says of itself."""
+    other = shutil.copytree(finished.workdir, tmp_path / "other")
+    for path in (other / "checkpoints").glob("*/meta/metadata"):
+        meta = json.loads(path.read_text())
+        meta["config"]["seed"] += 1
+        path.write_text(json.dumps(meta))
+    values = json.loads((other / "evaluation.json").read_text())
+    for section in values["sections"]:
+        for case in section["methods"]["SR"]:
+            case.update({name: v + 2 for name, v in case.items() if v is not None})
+    (other / "evaluation.json").write_text(json.dumps(values))
+
+    output = tmp_path / "comparison"
+    result = run("mmsr_jax.compare", f"--runs={finished.workdir},{other}", f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    means = json.loads((output / "comparison.json").read_text())
+    rows = means["Held-out scans against their truth"]
+    assert list(rows) == ["nearest", "bicubic", "cyclegan_demo", "truth"]
+    first, second = rows["cyclegan_demo"]
+    assert second["psnr"] == pytest.approx(first["psnr"] + 2)
+    table = (output / "comparison.md").read_text()
+    assert f"| cyclegan_demo | {first['psnr'] + 1:.3f} ± 1.000" in table
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "cyclegan_demo, seed 1" in page
+    figure = pictures.imread(output / "comparison.png")
+    assert figure[..., :3].std() > 0.05
+
+
+# ---- what a user can do wrong -----------------------------------------------------------------
+
+
+def test_no_run(tmp_path: Path) -> None:
+    for module, flag in (("evaluate", "--run"), ("compare", "--runs")):
+        flags = [f"{flag}={tmp_path}", *([f"--output={tmp_path}/o"] if module == "compare" else [])]
+        assert f"{tmp_path} is no run directory" in error_line(run(f"mmsr_jax.{module}", *flags))
+
+
+def test_no_dataset(copied: Path) -> None:
+    shutil.rmtree(copied / "phantom_dataset")
+    line = error_line(run("mmsr_jax.evaluate", f"--run={copied}"))
+    assert f"{copied / 'phantom_dataset'}, which {copied} was trained with, is missing" in line
+    assert "--data" in line
+
+
+def test_a_damaged_evaluation(copied: Path, tmp_path: Path) -> None:
+    (copied / "evaluation.json").write_text('{"sections": 3}')
+    line = error_line(run("mmsr_jax.compare", f"--runs={copied}", f"--output={tmp_path}/o"))
+    assert "evaluation.json is damaged" in line
+    assert "evaluate again" in line
+
+
+@pytest.mark.parametrize("flag", ["--clinical", "--micro"])
+def test_no_images(copied: Path, tmp_path: Path, flag: str) -> None:
+    line = error_line(run("mmsr_jax.evaluate", f"--run={copied}", f"{flag}={tmp_path}/none*"))
+    assert f"{tmp_path}/none* matches no file or folder" in line
