@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mmsr_jax.losses.checks import checked_images, checked_pair
 from mmsr_jax.resampling import average_pool, nearest_upsample
 
 SsimConstants = Literal["printed", "squared"]
@@ -24,7 +25,6 @@ PixelLoss = Literal["mse", "l1"]
 # C1 and C2 as the paper prints them (K·L for L = 2), and as Wang et al. 2004 define them ((K·L)²).
 SSIM_CONSTANTS: dict[str, tuple[float, float]] = {"printed": (0.02, 0.06), "squared": (4e-4, 36e-4)}
 _WINDOW_PX, _WINDOW_SIGMA_PX = 11, 1.5  # Wang et al. 2004, section III.C
-_RANGE_TOLERANCE = 1e-3
 
 
 def structure_loss(
@@ -39,6 +39,8 @@ def structure_loss(
 
     SSIM is not invariant to shifts: means of opposite signs turn its luminance factor negative and
     invert the gradient of the structure. The images are therefore moved to [0, 2] first.
+    dm_pix limits the covariance to what the variances allow, so an exactly blank image feels no
+    structure; a standard deviation of 0.001 (Gaussian window) or 0.01 (global) is enough.
 
     Args:
       a: images in [-1, 1].
@@ -48,14 +50,15 @@ def structure_loss(
       window: "gaussian" is the 11 × 11 window of Wang et al. (the map loses 10 pixels a side);
         "global" takes the statistics of the whole image, as the paper's wording can be read.
       luminance_factor: the factor before μa·μb. The paper prints 1, a misprint of Wang's 2: the
-        literal form is not 0 for equal images and its minimum pulls the mean to about a half, so
-        nobody should train with it.
+        literal form is not 0 for equal images (0.48 at a mean of 0.5) and its minimum darkens (to
+        0.48 from 0.5, to 0.065 from 0.1; means in [0, 2]), so nobody should train with it.
 
     Raises:
-      ValueError: on different shapes, images smaller than the window, or values outside [-1, 1]
-        (values are checked where they are concrete; inside jit the caller answers for them).
+      ValueError: on images that are not NHWC of one shape, images smaller than the window, values
+        outside [-1, 1] (checked where they are concrete; under jit, grad and vmap the caller
+        answers for them), or an unknown option.
     """
-    a, b = _checked(a, b)
+    a, b = checked_pair(a, b)
     if window == "gaussian":
         if min(a.shape[1:3]) < _WINDOW_PX:
             raise ValueError(f"{a.shape[1]}x{a.shape[2]} pixels: smaller than the SSIM window (11)")
@@ -91,7 +94,7 @@ def pixel_loss(
     Raises:
       ValueError: as `structure_loss`, or on an unknown kind.
     """
-    a, b = _checked(a, b)
+    a, b = checked_pair(a, b)
     if kind == "mse":
         return jnp.mean((a - b) ** 2)
     if kind == "l1":
@@ -129,8 +132,14 @@ def mmsr_loss(
       The weighted sum, and the four unweighted terms by name.
 
     Raises:
-      ValueError: as `structure_loss`, or when the shapes are not one common scale apart.
+      ValueError: as `structure_loss`, when the shapes are not one common scale apart, or when
+        there are not four weights.
     """
+    clinical, sr, micro, fake_clinical = checked_images(
+        clinical=clinical, sr=sr, micro=micro, fake_clinical=fake_clinical
+    )
+    if len(weights) != 4:
+        raise ValueError(f"weights={weights}: must be the four of the MMSR terms")
     scale = sr.shape[1] // clinical.shape[1]
     if scale < 1 or sr.shape[2] != clinical.shape[2] * scale:
         raise ValueError(f"clinical {clinical.shape} and sr {sr.shape} are no whole scale apart")
@@ -148,20 +157,8 @@ def mmsr_loss(
         "intensity_clinical": pixel_loss(clinical, pooled_sr, kind=pixel),
         "intensity_micro": pixel_loss(micro, raised_fake, kind=pixel),
     }
-    total = sum(weight * term for weight, term in zip(weights, terms.values(), strict=True))
+    total = sum(weight * term for weight, term in zip(weights, terms.values()))
     return jnp.asarray(total), terms
-
-
-def _checked(a: Array, b: Array) -> tuple[Array, Array]:
-    """Both images in float32; raises ValueError on shapes or concrete values out of contract."""
-    if a.shape != b.shape or a.ndim != 4:
-        raise ValueError(f"images must be NHWC of one shape, got {a.shape} and {b.shape}")
-    for image in (a, b):
-        if not isinstance(image, jax.core.Tracer):
-            largest = float(np.max(np.abs(np.asarray(image, np.float32))))
-            if not largest <= 1.0 + _RANGE_TOLERANCE:
-                raise ValueError(f"values must lie in [-1, 1], found magnitude {largest:g}")
-    return jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
 
 
 def _gaussian_means(height: int, width: int) -> Callable[[Array], Array]:

@@ -3,20 +3,20 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmsr_jax.losses.checks import checked_pair
+
 
 def reconstruction_loss(
     images: Float[Array, "n h w c"], reconstructed: Float[Array, "n h w c"]
 ) -> Float[Array, ""]:
-    """Mean absolute difference, unweighted, in float32.
+    """Mean absolute difference of images in [-1, 1], unweighted, in float32.
 
     Of an image and its way there and back it is the cycle loss (Zhu et al. 2017, equation 2), of an
     image and its decoded code UNIT's reconstruction, of an image and its translation into the
     domain it is already in the identity loss (section 5.2 there).
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: on images that are not NHWC of one shape, or on concrete values outside [-1, 1].
     """
-    if images.shape != reconstructed.shape:
-        raise ValueError(f"shapes differ: {images.shape} and {reconstructed.shape}")
-    difference = jnp.asarray(images, jnp.float32) - jnp.asarray(reconstructed, jnp.float32)
-    return jnp.mean(jnp.abs(difference))
+    images, reconstructed = checked_pair(images, reconstructed)
+    return jnp.mean(jnp.abs(images - reconstructed))

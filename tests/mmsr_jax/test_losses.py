@@ -1,18 +1,23 @@
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import convolve2d
+from scipy.stats import norm
 from skimage.measure import block_reduce
 from skimage.metrics import structural_similarity
 
+from mmsr_jax import losses
 from mmsr_jax.losses import (
     average_pool,
+    kl_loss,
     lsgan_discriminator_loss,
     lsgan_generator_loss,
     mmsr_loss,
@@ -140,6 +145,15 @@ def test_structure_loss_matches_scikit_image(constants: str, shape: tuple[int, .
     assert float(compiled_loss(constants)(a, b)) == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("constants", CONSTANTS)
+def test_structure_loss_matches_dm_pix(constants: str) -> None:
+    a, b = related(4)
+    k1, k2 = (c**0.5 / 2 for c in C1_C2[constants])
+    similarity = dm_pix.ssim(jnp.asarray(a + 1), jnp.asarray(b + 1), max_val=2.0, k1=k1, k2=k2)
+    expected = 1 - float(similarity.mean())
+    assert float(compiled_loss(constants)(a, b)) == pytest.approx(expected, abs=2e-5)
+
+
 @pytest.mark.parametrize("factor", [2.0, 1.0])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("constants", CONSTANTS)
@@ -170,6 +184,16 @@ def test_literal_equation_is_not_zero_for_equal_images(window: str) -> None:
     loss = float(compiled_loss("printed", window, 1.0)(image, image))
     assert loss == pytest.approx(1 - 0.27 / 0.52, abs=2e-3)
     assert float(compiled_loss("printed", window)(image, image)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "darker"), [(0.1, 0.065), (0.5, 0.481)])
+def test_literal_equation_darkens(mean: float, darker: float) -> None:
+    pattern = 0.02 * images(1)
+    pattern -= pattern.mean(axis=(1, 2, 3), keepdims=True)
+    loss = compiled_loss("printed", "global", 1.0)
+    means = np.linspace(0.03, 0.6, 115)
+    losses = [float(loss(mean - 1 + pattern, other - 1 + pattern)) for other in means]
+    assert means[np.argmin(losses)] == pytest.approx(darker, abs=0.006)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -236,7 +260,7 @@ def test_gradient_on_a_nearly_blank_fake_leads_to_the_structure(
 @pytest.mark.parametrize("value", [-1.0, 0.2, 1.0])
 def test_gradient_on_a_blank_fake_is_finite(constants: str, window: str, value: float) -> None:
     blank = np.full((2, 13, 17, 1), value, np.float32)
-    for truth in (0.3 * images(15), blank):
+    for truth in (0.3 * images(15), blank, np.full_like(blank, -1), np.full_like(blank, 1)):
         for gradient in compiled_gradients(constants, window)(truth, blank):
             assert np.isfinite(gradient).all()
 
@@ -267,8 +291,14 @@ def test_pixel_loss_matches_numpy() -> None:
 def test_reconstruction_loss_is_the_mean_absolute_difference() -> None:
     a, b = related(21)
     assert float(reconstruction_loss(a, b)) == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
-    with pytest.raises(ValueError, match="shapes differ"):
-        reconstruction_loss(a, b[:, :-1])
+
+
+def test_kl_loss_is_twice_the_divergence_from_the_unit_normal() -> None:
+    means = 3 * np.random.default_rng(22).normal(size=(5, 3))
+    z = np.linspace(-30, 30, 20001)
+    log_ratio = norm.logpdf(z, means[..., None]) - norm.logpdf(z)
+    divergence = np.trapezoid(norm.pdf(z, means[..., None]) * log_ratio, z)
+    assert float(kl_loss(means)) == pytest.approx(2 * divergence.mean(), rel=1e-5)
 
 
 def test_least_squares_adversarial_losses() -> None:
@@ -284,11 +314,12 @@ def test_least_squares_adversarial_losses() -> None:
 # The MMSR loss
 
 
-def problem(scale: int = 4) -> dict[str, np.ndarray]:
+def problem(scale: int = 4, seed: int = 23) -> dict[str, np.ndarray]:
     coarse, fine = (2, 12, 16, 1), (2, 12 * scale, 16 * scale, 1)
-    clinical, fake_clinical = related(23, coarse)
-    micro = 0.5 * images(31, fine)
-    sr = 0.4 * np.kron(clinical, np.ones((1, scale, scale, 1), np.float32)) + 0.4 * images(32, fine)
+    clinical, fake_clinical = related(seed, coarse)
+    micro = 0.5 * images(seed + 8, fine)
+    detail = images(seed + 9, fine)
+    sr = 0.4 * np.kron(clinical, np.ones((1, scale, scale, 1), np.float32)) + 0.4 * detail
     return {"clinical": clinical, "sr": sr, "micro": micro, "fake_clinical": fake_clinical}
 
 
@@ -367,72 +398,141 @@ def test_perfect_translations_cost_nothing() -> None:
 # Precision and transformations
 
 
-@pytest.mark.parametrize("loss", [structure_loss, pixel_loss, reconstruction_loss])
-def test_bfloat16_images_are_compared_in_float32(loss) -> None:
-    a, b = (jnp.asarray(image, jnp.bfloat16) for image in related(43))
-    result = loss(a, b)
-    assert result.dtype == jnp.float32
-    assert float(result) == float(loss(a.astype(jnp.float32), b.astype(jnp.float32)))
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "structure, gaussian": structure_loss,
+    "structure, global": partial(structure_loss, constants="squared", window="global"),
+    "structure, literal": partial(structure_loss, luminance_factor=1.0),
+    "pixel, mse": pixel_loss,
+    "pixel, l1": partial(pixel_loss, kind="l1"),
+    "reconstruction": reconstruction_loss,
+    "adversarial, generator": lsgan_generator_loss,
+    "adversarial, discriminator": lsgan_discriminator_loss,
+    "kl": kl_loss,
+    "mmsr": lambda *images: mmsr_loss(*images)[0],
+}
+every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
-def test_mmsr_terms_of_bfloat16_images_are_float32() -> None:
-    x = {name: jnp.asarray(image, jnp.bfloat16) for name, image in problem().items()}
-    total, terms = jax.jit(mmsr_loss)(**x)
-    assert {total.dtype, *(term.dtype for term in terms.values())} == {jnp.dtype(jnp.float32)}
-    gradient = jax.jit(jax.grad(lambda sr: mmsr_loss(**{**x, "sr": sr})[0]))(x["sr"])
-    assert gradient.dtype == jnp.bfloat16
-    assert bool(jnp.isfinite(gradient).all())
+def arguments(name: str, seed: int) -> tuple[np.ndarray, ...]:
+    if name == "mmsr":
+        return tuple(problem(seed=seed).values())
+    return related(seed)[: 1 if name in ("kl", "adversarial, generator") else 2]
 
 
-@pytest.mark.parametrize("scores", [lsgan_generator_loss, lambda s: lsgan_discriminator_loss(s, s)])
-def test_bfloat16_scores_give_float32_losses(scores) -> None:
-    assert scores(jnp.full((3,), 0.3, jnp.bfloat16)).dtype == jnp.float32
+@functools.cache
+def compiled_with_gradients(name: str) -> Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]:
+    """The value, and the gradient with respect to every argument."""
+    count = len(arguments(name, 0))
+    return jax.jit(jax.value_and_grad(LOSSES[name], argnums=tuple(range(count))))
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_structure_loss_under_jit_vmap_and_grad(window: str) -> None:
-    loss = partial(structure_loss, window=window)
-    pairs = [related(seed) for seed in (50, 60, 70)]
-    a, b = (np.stack(stack) for stack in zip(*pairs))
-    each = np.array([float(loss(*pair)) for pair in pairs])
-    np.testing.assert_allclose(jax.jit(loss)(*pairs[0]), each[0], atol=1e-6)
-    losses, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=1)))(a, b)
-    np.testing.assert_allclose(losses, each, atol=1e-6)
-    for gradient, pair in zip(gradients, pairs):
-        alone = compiled_gradients("printed", window)(*pair)[1]
-        np.testing.assert_allclose(gradient, alone, atol=1e-6)
+@every_loss
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numpy_arrays_give_a_float32_scalar_with_and_without_jit(name: str, dtype: type) -> None:
+    given = [image.astype(dtype) for image in arguments(name, 43)]
+    eager = LOSSES[name](*given)
+    compiled, _ = compiled_with_gradients(name)(*given)
+    for result in (eager, compiled):
+        assert (result.shape, result.dtype) == ((), jnp.float32)
+    np.testing.assert_allclose(eager, compiled, rtol=1e-5)
 
 
-def test_mmsr_loss_under_jit_and_vmap() -> None:
+@every_loss
+def test_bfloat16_is_computed_in_float32(name: str) -> None:
+    given = arguments(name, 43)
+    rounded = [jnp.asarray(image, jnp.bfloat16) for image in given]
+    value, gradients = compiled_with_gradients(name)(*rounded)
+    assert value.dtype == jnp.float32
+    of_rounded, _ = compiled_with_gradients(name)(*(image.astype(np.float32) for image in rounded))
+    np.testing.assert_allclose(value, of_rounded, rtol=1e-5)
+    of_given, _ = compiled_with_gradients(name)(*given)
+    np.testing.assert_allclose(value, of_given, rtol=1e-2)
+    for gradient in gradients:
+        assert gradient.dtype == jnp.bfloat16
+        assert bool(jnp.isfinite(gradient).all())
+
+
+@every_loss
+def test_vmap_is_a_loop(name: str) -> None:
+    cases = [arguments(name, seed) for seed in (50, 60, 70)]
+    stacked = (np.stack(images) for images in zip(*cases))
+    values, gradients = jax.jit(jax.vmap(compiled_with_gradients(name)))(*stacked)
+    for number, case in enumerate(cases):
+        value, of_case = compiled_with_gradients(name)(*case)
+        np.testing.assert_allclose(values[number], value, rtol=1e-5)
+        for gradient, alone in zip(gradients, of_case):
+            np.testing.assert_allclose(gradient[number], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("constants", CONSTANTS)
+def test_every_mmsr_term_pulls_nearly_blank_images_to_the_structure(constants: str) -> None:
     x = problem()
-    total, terms = jax.jit(mmsr_loss)(**x)
-    stacked = {name: np.stack([image, image[::-1]]) for name, image in x.items()}
-    totals, many_terms = jax.jit(jax.vmap(lambda one: mmsr_loss(**one)))(stacked)
-    np.testing.assert_allclose(totals, [total, total], rtol=1e-5)
-    for name, term in terms.items():
-        np.testing.assert_allclose(many_terms[name], [term, term], rtol=1e-5)
+    rng = np.random.default_rng(60)
+    blank = [
+        (x[name].mean() + 0.01 * rng.normal(size=x[name].shape)).astype(np.float32)
+        for name in ("sr", "fake_clinical")
+    ]
+
+    def terms_of(sr: jax.Array, fake_clinical: jax.Array) -> dict[str, jax.Array]:
+        return mmsr_loss(x["clinical"], sr, x["micro"], fake_clinical, constants=constants)[1]
+
+    wanted = {
+        "clinical": np.kron(x["clinical"], np.ones((1, 4, 4, 1))),
+        "micro": block_reduce(x["micro"], (1, 4, 4, 1), np.mean),
+    }
+    gradients = jax.jit(jax.jacrev(terms_of, argnums=(0, 1)))(*blank)
+    for name, (of_sr, of_fake) in gradients.items():
+        domain = name.split("_")[1]
+        gradient = of_sr if domain == "clinical" else of_fake
+        assert np.isfinite(gradient).all()
+        assert correlation(-gradient, wanted[domain]) > 0.3, name
 
 
 # Contract
 
 
-@pytest.mark.parametrize("loss", [structure_loss, pixel_loss])
+of_pairs = pytest.mark.parametrize("loss", [structure_loss, pixel_loss, reconstruction_loss])
+bad_values = pytest.mark.parametrize("bad", [1.1, -1.1, 255.0, np.nan, np.inf])
+
+
+@of_pairs
 def test_different_shapes_are_rejected(loss) -> None:
-    with pytest.raises(ValueError, match="NHWC of one shape"):
+    with pytest.raises(ValueError, match=r"a has shape \(1, 12, 12, 1\), b \(1, 12, 13, 1\)"):
         loss(jnp.zeros((1, 12, 12, 1)), jnp.zeros((1, 12, 13, 1)))
-    with pytest.raises(ValueError, match="NHWC of one shape"):
-        loss(jnp.zeros((12, 12, 1)), jnp.zeros((12, 12, 1)))
+    with pytest.raises(ValueError, match=r"a has shape \(1, 12, 12, 1\), b \(2, 12, 12, 1\)"):
+        jax.eval_shape(loss, jnp.zeros((1, 12, 12, 1)), jnp.zeros((2, 12, 12, 1)))
 
 
-@pytest.mark.parametrize("loss", [structure_loss, pixel_loss])
-@pytest.mark.parametrize("bad", [1.1, -1.1, 255.0, np.nan, np.inf])
+@of_pairs
+@pytest.mark.parametrize("shape", [(), (12, 12), (12, 12, 1), (1, 1, 12, 12, 1)])
+def test_images_that_are_not_nhwc_are_rejected(loss, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"a has shape .* must be NHWC"):
+        loss(np.zeros(shape), np.zeros(shape))
+
+
+@of_pairs
+@bad_values
 def test_values_out_of_range_are_rejected(loss, bad: float) -> None:
     good = images(80)
     broken = good.copy()
     broken[1, 3, 4, 0] = bad
-    for pair in ((good, broken), (broken, good), (jnp.asarray(good), jnp.asarray(broken))):
-        with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]"):
-            loss(*pair)
+    pairs = {"a": (broken, good), "b": (good, broken)}
+    for name, pair in pairs.items():
+        for given in (pair, map(jnp.asarray, pair)):
+            with pytest.raises(ValueError, match=rf"{name} has a value .* must lie in \[-1, 1\]"):
+                loss(*given)
+
+
+@bad_values
+@pytest.mark.parametrize("name", ["clinical", "sr", "micro", "fake_clinical"])
+def test_mmsr_loss_names_the_image_out_of_contract(name: str, bad: float) -> None:
+    x = problem()
+    broken = x[name].copy()
+    broken[0, :, ::2], broken[0, :, 1::2] = bad, -bad  # pooling averages a finite one away
+    with pytest.raises(ValueError, match=rf"{name} has a value .* must lie in \[-1, 1\]"):
+        mmsr_loss(**{**x, name: broken})
+    with pytest.raises(ValueError, match=rf"{name} has shape \(48, 64\): must be NHWC"):
+        mmsr_loss(**{**x, name: np.zeros((48, 64))})
 
 
 def test_rounding_beyond_the_range_is_tolerated() -> None:
@@ -471,11 +571,28 @@ def test_unknown_options_are_rejected() -> None:
 def test_shapes_that_are_not_one_scale_apart_are_rejected(
     name: str, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=r"scale apart|NHWC of one shape|cannot be pooled"):
+    with pytest.raises(ValueError, match=r"scale apart|must be of one shape|cannot be pooled"):
         mmsr_loss(**{**problem(), name: np.zeros(shape, np.float32)})
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0,) * 5])
 def test_there_are_four_weights(weights: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="must be the four"):
         jax.eval_shape(partial(mmsr_loss, weights=weights), **problem())
+
+
+# Public surface
+
+
+def test_the_public_surface_is_sorted_and_complete() -> None:
+    public = {name for name, thing in vars(losses).items() if inspect.isfunction(thing)}
+    assert losses.__all__ == sorted(public)
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_public_functions_are_documented_and_typed(name: str) -> None:
+    function = getattr(losses, name)
+    assert len(inspect.getdoc(function) or "") > 40
+    signature = inspect.signature(function)
+    annotations = [parameter.annotation for parameter in signature.parameters.values()]
+    assert inspect.Signature.empty not in [*annotations, signature.return_annotation]
