@@ -20,9 +20,11 @@ _DATA = flags.DEFINE_string("data", None, "Prepared dataset; the run's own if no
 _CLINICAL = flags.DEFINE_multi_string(
     "clinical", [], "Chest scans in Hounsfield units: files, folders or patterns."
 )
-_MICRO = flags.DEFINE_multi_string("micro", [], "Micro images: files, folders or patterns.")
-_MICRO_INVERTED = flags.DEFINE_bool(
-    "micro_inverted", False, "Air is bright in the micro images, as in electron microscopy."
+_MICRO = flags.DEFINE_multi_string(
+    "micro", [], "Micro images: a file, folder or pattern; each flag is a table of its own."
+)
+_MICRO_INVERTED = flags.DEFINE_multi_string(
+    "micro_inverted", [], "The same of images with bright air, as in electron microscopy."
 )
 _PHANTOMS = flags.DEFINE_integer("phantoms", 6, "Number of phantoms.", lower_bound=1)
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Which checkpoint.")
@@ -44,11 +46,11 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
         enable_compilation_cache()
         model = load_model(_RUN.value, _CHECKPOINT.value)
-        micro = (
-            micro_slices(_MICRO.value, model.scale, inverted=_MICRO_INVERTED.value)
-            if _MICRO.value
-            else []
-        )
+        micro = {
+            Path(path).name: micro_slices([path], model.scale, inverted=inverted)
+            for flag, inverted in ((_MICRO, False), (_MICRO_INVERTED, True))
+            for path in flag.value
+        }
         clinical = lung_squares(_CLINICAL.value, model.window_hu) if _CLINICAL.value else []
         print(
             report_run(

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def evaluate(
     dataset: Path,
     *,
     clinical: Sequence[RealImage] = (),
-    micro: Sequence[RealImage] = (),
+    micro: Mapping[str, Sequence[RealImage]] | None = None,
     phantoms: int = PHANTOMS,
 ) -> tuple[list[Section], Phantoms]:
     """All sections, and the phantoms as every method shows them.
@@ -79,7 +79,7 @@ def evaluate(
       model: of the run.
       dataset: prepared; its held-out pairs and validation patches are used.
       clinical: squares of real scans: consistency.
-      micro: real micro images: degraded, super-resolved, compared.
+      micro: sets of real micro images by name: degraded, super-resolved, compared.
       phantoms: how many.
 
     Raises:
@@ -104,12 +104,12 @@ def evaluate(
     scans, references = (patches[name][..., 0] for name in ("clinical", "micro"))
     if len(references) > 1:
         sections.append(realism_section(by_name, scans, references, window_hu))
-    if micro:
+    for name, micro_images in (micro or {}).items():
         pairs = (
             (degrade(one.image, model.scale, window_hu, seed), one.image)
-            for seed, one in enumerate(micro)
+            for seed, one in enumerate(micro_images)
         )
-        title = f"Real micro images, degraded {model.scale}×"
+        title = f"Real micro images {name}, degraded {model.scale}×"
         sections.append(pairs_section(title, by_name, pairs, window_hu))
     if clinical:
         sections.append(scans_section(by_name, [one.image for one in clinical], window_hu))

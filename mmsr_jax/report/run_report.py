@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines import dataset_card, volumes
@@ -33,7 +33,7 @@ def report_run(
     *,
     dataset: Path | None = None,
     clinical: Sequence[RealImage] = (),
-    micro: Sequence[RealImage] = (),
+    micro: Mapping[str, Sequence[RealImage]] | None = None,
     phantoms: int = PHANTOMS,
 ) -> str:
     """Evaluate a run's model; write `evaluation.json`, `comparison.png` and `report.html`.
@@ -43,7 +43,7 @@ def report_run(
       model: of one of its checkpoints.
       dataset: to evaluate on; the run's own by default.
       clinical: squares of real scans.
-      micro: real micro images.
+      micro: real micro images, a name for each set of them.
       phantoms: how many.
 
     Returns:

@@ -12,7 +12,7 @@ from matplotlib import image as pictures
 
 from data_pipelines.geometry import Geometry, Volume
 from data_pipelines.phantom import LungPhantom, scan_micro
-from data_pipelines.volumes import write_volume
+from data_pipelines.volumes import read_volume, write_volume
 from mmsr_jax.config import config_from_dict
 from mmsr_jax.evaluation.evaluate_run import load
 
@@ -26,17 +26,8 @@ TITLES = [
 
 
 @pytest.fixture(scope="module")
-def micro_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A micro image in units of its own: air at 40, tissue at 180."""
-    hu = scan_micro(LungPhantom(5, 256).slice_hu(2.0), np.random.default_rng(0))
-    stored = np.clip(40 + (hu + 1000) / 1040 * 140, 0, 255).astype(np.uint8)
-    path = tmp_path_factory.mktemp("micro") / "lung.png"
-    pictures.imsave(path, np.repeat(stored[..., None], 3, axis=2))
-    return path
-
-
-@pytest.fixture(scope="module")
 def micro_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Micro slices in units of their own: air at 40, tissue at 180."""
     hu = [scan_micro(LungPhantom(5, 256).slice_hu(z), np.random.default_rng(0)) for z in (2.0, 5.0)]
     stored = np.clip(40 + (np.stack(hu) + 1000) / 1040 * 140, 0, 255).astype(np.uint16)
     path = tmp_path_factory.mktemp("micro") / "lung.nii.gz"
@@ -75,7 +66,7 @@ def test_evaluating_again_gives_the_same_and_adds_real_images(
     result = run("mmsr_jax.evaluate", f"--run={copied}", "--phantoms=1", f"--micro={micro_volume}")
     assert result.returncode == 0, result.stderr
     after = evaluation(copied)
-    title = "Real micro images, degraded 8×"
+    title = f"Real micro images {micro_volume.name}, degraded 8×"
     assert list(after) == [*TITLES, title]
     assert {name: after[name] for name in TITLES} == before
     assert len(after[title]["SR"]) == 2
@@ -140,6 +131,21 @@ def test_two_seeds_are_one_row(finished: FinishedRun, tmp_path: Path) -> None:
     assert "cyclegan_demo, seed 1" in page
     figure = pictures.imread(output / "comparison.png")
     assert figure[..., :3].std() > 0.05
+
+
+def test_images_with_bright_air_are_inverted(
+    copied: Path, micro_volume: Path, tmp_path: Path
+) -> None:
+    volume, inverted = read_volume(micro_volume), tmp_path / "inverted.nii.gz"
+    write_volume(Volume(500 - volume.array, volume.geometry), inverted)
+    flags = [f"--micro={micro_volume}", f"--micro-inverted={inverted}"]
+    result = run("mmsr_jax.evaluate", f"--run={copied}", "--phantoms=1", *flags)
+    assert result.returncode == 0, result.stderr
+    plain, again = (
+        evaluation(copied)[f"Real micro images {path.name}, degraded 8×"]["bicubic"]
+        for path in (micro_volume, inverted)
+    )
+    assert [case["psnr"] for case in again] == pytest.approx([case["psnr"] for case in plain])
 
 
 # ---- what a user can do wrong -----------------------------------------------------------------
