@@ -149,7 +149,7 @@ def compare(
     text = "\n\n".join(map(_markdown, tables))
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "comparison.md").write_text(f"{text}\n\n{LEGEND}\n")
+        (output / "comparison.md").write_text(f"{text}\n\n{LEGEND}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror}") from error
     values = {title: {name: _values(rows[name]) for name in rows} for title, _, rows in sections}

@@ -125,7 +125,7 @@ def test_two_seeds_are_one_row(finished: FinishedRun, tmp_path: Path) -> None:
     assert list(rows) == ["nearest", "bicubic", "cyclegan_demo", "truth"]
     first, second = rows["cyclegan_demo"]
     assert second["psnr"] == pytest.approx(first["psnr"] + 2)
-    table = (output / "comparison.md").read_text()
+    table = (output / "comparison.md").read_text(encoding="utf-8")
     assert f"| cyclegan_demo | {first['psnr'] + 1:.3f} ± 1.000" in table
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "cyclegan_demo, seed 1" in page
