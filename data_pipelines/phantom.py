@@ -27,6 +27,7 @@ SLICE_SPACING_MM = 0.625
 AIR_HU = -1000.0
 TISSUE_HU = 40.0
 HU_PER_UNIT = 700.0  # half of the window [-1000, 400] HU that maps onto [-1, 1]
+CLINICAL_NOISE_HU = 0.025 * HU_PER_UNIT
 
 ALVEOLUS_PX = 11.5  # mean distances between the centres of neighbours
 DUCT_PX = 48.0
@@ -365,7 +366,7 @@ def scan_clinical(
     truth_hu: FloatArray,
     rng: np.random.Generator,
     scale: int = 8,
-    noise_hu: float = 0.025 * HU_PER_UNIT,
+    noise_hu: float = CLINICAL_NOISE_HU,
     noise_correlation_px: float = 0.6,
 ) -> FloatArray:
     """The clinical scanner: (size/scale, size/scale) float32 HU.

@@ -11,6 +11,8 @@ from mmsr_jax.networks.blocks import Norm, Upsample
 from mmsr_jax.networks.generators import Base
 
 _SMALLEST_PATCH_PX = 12  # gives the clinical discriminator one score; the SSIM window needs 11
+_SMALLEST_SCAN_PX = 15  # the SSIM window of 11 without two pixels at each border
+_LARGEST_SCALE = 32  # the evaluation's phantoms have 512 micro pixels
 _LEAST = {
     "steps": 1,
     "batch_size": 1,
@@ -203,21 +205,30 @@ def check_config(config: Config) -> None:
         if not low <= values[name] <= high:
             raise UserError(f"config.{name}={values[name]}: must be from {low} to {high}")
     scale = config.data.scale
-    if scale < 2 or scale & (scale - 1):
-        raise UserError(f"config.data.scale={scale}: must be a power of two from 2")
+    if not 2 <= scale <= _LARGEST_SCALE or scale & (scale - 1):
+        raise UserError(
+            f"config.data.scale={scale}: must be a power of two from 2 to {_LARGEST_SCALE}"
+        )
     if config.data.clinical_patch_px < _SMALLEST_PATCH_PX:
         raise UserError(
             f"config.data.clinical_patch_px={config.data.clinical_patch_px}: must be at least "
             f"{_SMALLEST_PATCH_PX}, as the discriminators have no score for smaller patches"
         )
-    if config.loss.identity and not config.method.endswith("_original"):
+    if config.loss.identity and config.method != "cyclegan_original":
         raise UserError(
-            f"config.loss.identity={config.loss.identity}: not defined across a scale gap; must "
+            f"config.loss.identity={config.loss.identity}: a term of cyclegan_original alone; must "
             f"be 0 for config.method={config.method!r}"
         )
+    if scale == 2 and config.method.endswith("_original"):
+        raise UserError(
+            f"config.data.scale=2: {config.method} halves its images twice; must be at least 4"
+        )
     size_px, multiple = config.data.phantom.size_px, max(scale, 8)
-    if size_px % multiple:
-        raise UserError(f"config.data.phantom.size_px={size_px}: must be a multiple of {multiple}")
+    if size_px % multiple or size_px < _SMALLEST_SCAN_PX * scale:
+        raise UserError(
+            f"config.data.phantom.size_px={size_px}: must be a multiple of {multiple}, at least "
+            f"{_SMALLEST_SCAN_PX * scale}, so that its scans can be scored"
+        )
 
 
 def _from_dict(kind: Any, values: Any) -> Any:

@@ -51,6 +51,8 @@ def main(argv: list[str]) -> None:
             for flag, inverted in ((_MICRO, False), (_MICRO_INVERTED, True))
             for path in flag.value
         }
+        if len(micro) < len(_MICRO.value + _MICRO_INVERTED.value):
+            raise UserError("two sets of micro images have one name; rename a folder or file")
         clinical = lung_squares(_CLINICAL.value, model.window_hu) if _CLINICAL.value else []
         print(
             report_run(

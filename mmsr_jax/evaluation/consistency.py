@@ -1,8 +1,11 @@
 """Agreement of a super-resolved image with its own scan. g(x) itself agrees perfectly."""
 
 import dataclasses
+import math
 
 import numpy as np
+from skimage.filters import window
+from skimage.registration import phase_cross_correlation
 
 from mmsr_jax.evaluation import metrics
 
@@ -16,6 +19,7 @@ class Consistency:
     consistency_mae_hu: float
     correlation: float  # −1: inverted
     contrast: float  # std of the image over the scan's; 0: blank
+    drift_px: float  # how far it lies from the scan, in its own pixels; NaN if it is blank
 
 
 def consistency(
@@ -38,4 +42,15 @@ def consistency(
         consistency_mae_hu=float(np.abs(clinical - pooled).mean() * half_window),
         correlation=metrics.correlation(clinical, pooled),
         contrast=float(image.std() / max(float(clinical.std()), 1e-6)),
+        drift_px=scale * _displacement_px(clinical, pooled),
     )
+
+
+def _displacement_px(clinical: np.ndarray, pooled: np.ndarray) -> float:
+    """Length of the shift at which two images of one size correlate best, to a hundredth."""
+    if pooled.std() < 1e-6:
+        return math.nan
+    taper = window("hann", clinical.shape)
+    tapered = [(one - one.mean()) * taper for one in (clinical, pooled)]
+    shift, _, _ = phase_cross_correlation(*tapered, upsample_factor=100, normalization=None)
+    return float(np.hypot(*shift))

@@ -16,7 +16,7 @@ from data_pipelines.batches import validation_patches
 from data_pipelines.errors import UserError
 from data_pipelines.intensity import clinical_intensity
 from mmsr_jax.config import Config, config_from_dict
-from mmsr_jax.evaluation.ground_truth import degrade
+from mmsr_jax.evaluation.ground_truth import degradation, degrade
 from mmsr_jax.evaluation.interpolation import bicubic, nearest
 from mmsr_jax.evaluation.phantom_cases import PhantomCase, phantom_cases
 from mmsr_jax.evaluation.real_images import RealImage
@@ -35,7 +35,7 @@ from mmsr_jax.inference.model import SuperResolver
 MODEL, BICUBIC, NEAREST = "SR", "bicubic", "nearest"
 PHANTOMS = 6
 _FILE = "evaluation.json"
-_REALISM_PATCHES = 64
+_REALISM_PATCHES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def evaluate(
             for seed, one in enumerate(micro_images)
         )
         title = f"Real micro images {name}, degraded {model.scale}×"
-        sections.append(pairs_section(title, by_name, pairs, window_hu))
+        sections.append(pairs_section(title, by_name, pairs, window_hu, degradation(model.scale)))
     if clinical:
         sections.append(scans_section(by_name, [one.image for one in clinical], window_hu))
     return sections, Phantoms(cases, images)

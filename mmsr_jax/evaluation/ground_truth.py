@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.intensity import clinical_intensity, to_hu
-from data_pipelines.phantom import scan_clinical
+from data_pipelines.phantom import CLINICAL_NOISE_HU, scan_clinical
 from mmsr_jax.evaluation import metrics
 
 
@@ -39,11 +39,19 @@ def score(micro: np.ndarray, image: np.ndarray, scale: int) -> Scores:
     )
 
 
+def degradation(scale: int) -> str:
+    """What `degrade` does, in a sentence."""
+    return (
+        f"Scans: Gaussian blur of {scale / 2:g} pixels standard deviation, mean of {scale} × "
+        f"{scale} pixels, {CLINICAL_NOISE_HU:g} HU of noise. "
+    )
+
+
 def degrade(micro: np.ndarray, scale: int, window_hu: tuple[float, float], seed: int) -> np.ndarray:
     """A micro image as the phantoms' clinical scanner would see it.
 
     A Gaussian point-spread function of `scale`/2 pixels, averaging over `scale` × `scale` pixels,
-    noise of 17.5 HU correlated over 0.6 clinical pixels.
+    noise of `CLINICAL_NOISE_HU` correlated over 0.6 clinical pixels.
 
     Args:
       micro: (s·rows, s·columns) in [-1, 1] of the window.

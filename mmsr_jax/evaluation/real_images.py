@@ -15,7 +15,7 @@ from data_pipelines.lung_mask import lung_mask
 
 _SLICES = 4  # of a volume
 _SMALLEST_SQUARE_PX = 16
-_LARGEST_SQUARE_PX = 96
+_LARGEST_REACH_PX = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,8 @@ def _spread(indices: np.ndarray) -> np.ndarray:
 
 
 def _largest_square(mask: np.ndarray) -> tuple[int, int, int]:
-    """(top, left, side) of the largest square inside a mask, up to `_LARGEST_SQUARE_PX`."""
+    """(top, left, side) of the largest square inside a mask, up to 2·`_LARGEST_REACH_PX` + 1."""
     distance = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]
     row, column = np.unravel_index(int(distance.argmax()), mask.shape)
-    reach = min(int(distance[row, column]) - 1, _LARGEST_SQUARE_PX // 2)
+    reach = min(int(distance[row, column]) - 1, _LARGEST_REACH_PX)
     return int(row) - reach, int(column) - reach, 2 * reach + 1

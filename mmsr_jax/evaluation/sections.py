@@ -107,8 +107,9 @@ def phantom_sections(
         Section(
             "Hallucination on the phantoms",
             "Nodules in and out of the same lung; solid structures with no counterpart within half "
-            "a clinical pixel; PSNR (data range 2) between super-resolutions of the same lung, "
-            "moved by half a clinical pixel or scanned with other noise.",
+            "a clinical pixel; PSNR between super-resolutions of the same lung, moved by half a "
+            f"clinical pixel or scanned with other noise, for a data range of 2: "
+            f"{_window(window_hu)}.",
             invented,
         ),
     ]
@@ -119,15 +120,19 @@ def pairs_section(
     methods: Mapping[str, SuperResolve],
     pairs: Iterable[tuple[np.ndarray, np.ndarray]],
     window_hu: WindowHu,
+    origin: str = "",
 ) -> Section:
-    """Scans with their truth, (rows, columns) and (s·rows, s·columns) in [-1, 1]."""
+    """Scans with their truth, (rows, columns) and (s·rows, s·columns) in [-1, 1].
+
+    `origin` says how the scans came to be, in a sentence with a space at its end.
+    """
     scores: dict[str, Cases] = {name: [] for name in (*methods, TRUTH)}
     for scan, truth in pairs:
         for name, method in methods.items():
             scores[name].append(paired_scores(scan, truth, method(scan), window_hu))
         scores[TRUTH].append(paired_scores(scan, truth, truth, window_hu))
     count = len(scores[TRUTH])
-    return Section(title, f"{count} slices. {_data_range(window_hu)}", scores)
+    return Section(title, f"{count} slices. {origin}{_data_range(window_hu)}", scores)
 
 
 def scans_section(
@@ -247,9 +252,13 @@ def _inner(picture: np.ndarray, border_px: int) -> np.ndarray:
 
 
 def _data_range(window_hu: WindowHu) -> str:
-    low, high = window_hu
     return (
-        f"PSNR and SSIM for a data range of 2: the window of {low:g} to {high:g} HU as [-1, 1]. "
+        f"PSNR and SSIM for a data range of 2: {_window(window_hu)}. "
         "Edges: gradient at the truth's structures, 1 is the truth's; grid: 0 dB is none; "
-        "consistency, MAE, correlation: of pooled image and scan; contrast: over the scan's."
+        "consistency, MAE, correlation: of pooled image and scan; contrast: over the scan's; "
+        "drift: from the scan, in micro pixels."
     )
+
+
+def _window(window_hu: WindowHu) -> str:
+    return f"the window of {window_hu[0]:g} to {window_hu[1]:g} HU as [-1, 1]"

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.output_folder import check_writable
 from mmsr_jax.config import differing_fields
 from mmsr_jax.evaluation.evaluate_run import (
     MODEL,
+    NEAREST,
     Evaluation,
     Phantoms,
     evaluate,
@@ -39,7 +41,8 @@ from mmsr_jax.report.pictures import (
 from mmsr_jax.report.run_report import dataset_of, run_curves
 from mmsr_jax.report.tables import HEADINGS, cell, mean_and_deviation
 
-_PICTURES = 2
+_PICTURES = 2  # phantoms, and squares of scans
+_PAGE = "report.html"
 LEGEND = (
     "Rows of several seeds: mean ± deviation over seeds (deviation over cases); else mean ± "
     "deviation over cases."
@@ -66,18 +69,13 @@ def open_runs(paths: Sequence[Path], dataset: Path | None) -> Groups:
       dataset: for runs that are not evaluated yet; their own by default.
 
     Raises:
-      UserError: a path is no run, two runs of one name differ in more than the seed, or the runs
-        have several scales or windows.
+      UserError: a path is no run, the checkpoint that a run was evaluated with is gone, two runs of
+        one name differ in more than the seed, or the runs have several scales or windows.
     """
     groups: Groups = {}
     for path in paths:
-        model = load_model(path)
-        evaluation = load(path)
-        if evaluation is None or evaluation.step != model.step:
-            sections, _ = evaluate(model, dataset or dataset_of(path, model.config))
-            evaluation = Evaluation(model.config, model.step, model.window_hu, sections)
-            save(evaluation, path)
-        run = Run(path, model, evaluation)
+        run = _open_run(path, dataset)
+        model = run.model
         for other in groups.setdefault(model.config.name, []):
             _check_alike(run, other)
         groups[model.config.name].append(run)
@@ -91,6 +89,24 @@ def open_runs(paths: Sequence[Path], dataset: Path | None) -> Groups:
                     "be compared"
                 )
     return groups
+
+
+def _open_run(path: Path, dataset: Path | None) -> Run:
+    evaluation = load(path)
+    if evaluation is None:
+        model = load_model(path)
+        sections, _ = evaluate(model, dataset or dataset_of(path, model.config))
+        evaluation = Evaluation(model.config, model.step, model.window_hu, sections)
+        save(evaluation, path)
+        return Run(path, model, evaluation)
+    for checkpoint in ("last", "best"):
+        model = load_model(path, checkpoint)
+        if model.step == evaluation.step:
+            return Run(path, model, evaluation)
+    raise UserError(
+        f"{path} was evaluated at step {evaluation.step}, which is neither its last nor its best "
+        f"checkpoint; evaluate it again: python -m mmsr_jax.evaluate --run={path}"
+    )
 
 
 def _check_alike(run: Run, other: Run) -> None:
@@ -126,14 +142,15 @@ def compare(
       runs: run directories; those of one configuration name are its seeds.
       output: directory, made if it is missing.
       dataset: for runs that are not evaluated yet; their own by default.
-      clinical: squares of real scans to show.
+      clinical: squares of real scans to show; the first two.
 
     Returns:
       The tables, and the paths of what was written.
 
     Raises:
-      UserError: as `open_runs`, or `output` cannot be written.
+      UserError: as `open_runs` and `merged_sections`, or `output` cannot be written.
     """
+    check_writable(output / _PAGE)
     groups = open_runs(runs, dataset)
     sections = merged_sections(groups)
     shown = {name: group[0].model for name, group in groups.items()}
@@ -142,22 +159,20 @@ def compare(
     phantoms = _phantoms(by_name, model)
     pictures = phantom_pictures(phantoms, _PICTURES)
     regions = [region for one in pictures for region in regions_of_phantom(one)]
+    clinical = clinical[:_PICTURES]
     of_scans = scan_pictures(by_name, clinical, model.scale)
     for picture, scan in zip(of_scans, clinical, strict=True):
         regions += regions_of_scan(picture, scan, model.scale)
     tables = [_table(title, note, rows) for title, note, rows in sections]
     text = "\n\n".join(map(_markdown, tables))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "comparison.md").write_text(f"{text}\n\n{LEGEND}\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "comparison.md").write_text(f"{text}\n\n{LEGEND}\n", encoding="utf-8")
     values = {title: {name: _values(rows[name]) for name in rows} for title, _, rows in sections}
     (output / "comparison.json").write_text(json.dumps(values, indent=1) + "\n")
     region_figure(regions).savefig(output / "comparison.png")
     configs = {name: dataclasses.asdict(group[0].model.config) for name, group in groups.items()}
     write_page(
-        output / "report.html",
+        output / _PAGE,
         title=f"Comparison of {', '.join(groups)}",
         window_hu=model.window_hu,
         pictures=[*pictures, *of_scans],
@@ -172,7 +187,7 @@ def compare(
         tables=tables,
         config=json.dumps(configs, indent=2),
     )
-    names = ("comparison.md", "comparison.json", "comparison.png", "report.html")
+    names = ("comparison.md", "comparison.json", "comparison.png", _PAGE)
     return "\n".join([text, "", LEGEND, *(str(output / name) for name in names)])
 
 
@@ -181,12 +196,22 @@ MergedSection = tuple[str, str, dict[str, list[Cases]]]
 
 
 def merged_sections(groups: Groups) -> list[MergedSection]:
-    """Every section of the runs' evaluations with a row for each rival, group, and the truth."""
+    """Every section of the runs' evaluations with a row for each rival, group, and the truth.
+
+    Raises:
+      UserError: runs were evaluated on different images: their rows of nearest interpolation, which
+        knows no training, differ.
+    """
     merged: dict[str, MergedSection] = {}
     for name, group in groups.items():
         for run in group:
             for section in run.evaluation.sections:
                 _, _, rows = merged.setdefault(section.title, (section.title, section.note, {}))
+                if NEAREST in rows and not _equal(rows[NEAREST][0], section.methods[NEAREST]):
+                    raise UserError(
+                        f"{run.path} was evaluated on other images than the runs before it "
+                        f"({section.title}); evaluate all with the same flags of mmsr_jax.evaluate"
+                    )
                 for method, cases in section.methods.items():
                     if method == MODEL:
                         rows.setdefault(name, []).append(cases)
@@ -197,6 +222,13 @@ def merged_sections(groups: Groups) -> list[MergedSection]:
         (title, note, {key: rows[key] for key in sorted(rows, key=last.__contains__)})
         for title, note, rows in merged.values()
     ]
+
+
+def _equal(cases: Cases, others: Cases) -> bool:
+    if [list(case) for case in cases] != [list(case) for case in others]:
+        return False
+    values = [[*case.values()] for case in (*cases, *others)]
+    return np.allclose(values[: len(cases)], values[len(cases) :], rtol=1e-3, equal_nan=True)
 
 
 def _shown_methods(models: dict[str, SuperResolver]) -> dict[str, SuperResolve]:
@@ -235,11 +267,14 @@ def _column(cases: Cases, name: str) -> list[float]:
 def _cell(seeds: Sequence[Sequence[float]]) -> str:
     if len(seeds) == 1:
         return cell(seeds[0])
-    means = [mean_and_deviation(values)[0] for values in seeds]
-    over_cases = [mean_and_deviation(values)[1] for values in seeds]
-    text = cell(means)
-    several = any(len(values) > 1 for values in seeds)
-    return f"{text} ({np.mean(over_cases):.3f})" if several and text != "–" else text
+    means, over_cases = np.transpose([mean_and_deviation(values) for values in seeds])
+    known = np.isfinite(means)
+    text = cell(list(means))
+    if np.isfinite(over_cases).any():
+        text += f" ({np.nanmean(over_cases):.3f})"
+    return (
+        text if known.all() or not known.any() else f"{text}, {known.sum()} of {len(seeds)} seeds"
+    )
 
 
 def _values(seeds: list[Cases]) -> list[dict[str, float | None]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_pipelines import dataset_card, volumes
 from data_pipelines.errors import UserError
+from data_pipelines.output_folder import check_writable
 from mmsr_jax.config import Config
 from mmsr_jax.evaluation.evaluate_run import PHANTOMS, Evaluation, evaluate, methods, save
 from mmsr_jax.evaluation.real_images import RealImage
@@ -50,9 +51,11 @@ def report_run(
       The tables, and the paths of what was written.
 
     Raises:
-      UserError: there is no dataset, or of another scale.
+      UserError: there is no dataset, or of another scale, or `run` cannot be written.
     """
     config = model.config
+    figure, page = run / "comparison.png", run / "report.html"
+    check_writable(page)
     dataset = dataset or dataset_of(run, config)
     sections, shown = evaluate(model, dataset, clinical=clinical, micro=micro, phantoms=phantoms)
     evaluation = Evaluation(config, model.step, model.window_hu, sections)
@@ -62,7 +65,6 @@ def report_run(
     of_scans = scan_pictures(methods(model), clinical[:_REGION_ROWS], model.scale)
     for picture, scan in zip(of_scans, clinical, strict=False):
         regions += regions_of_scan(picture, scan, model.scale)
-    figure, page = run / "comparison.png", run / "report.html"
     region_figure(regions).savefig(figure)
     write_page(
         page,

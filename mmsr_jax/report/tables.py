@@ -33,6 +33,7 @@ HEADINGS = {
     "consistency_mae_hu": "MAE HU",
     "correlation": "correlation",
     "contrast": "contrast",
+    "drift_px": "drift px",
 }
 LEGEND = "Mean ± standard deviation over cases."
 
@@ -44,9 +45,11 @@ def columns(section: Section) -> list[str]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Over the finite values; NaN if there is none."""
+    """Over the finite values, NaN if there is none; the deviation of a sample, NaN of one value."""
     known = np.array([value for value in values if math.isfinite(value)])
-    return (float(known.mean()), float(known.std())) if known.size else (math.nan, math.nan)
+    if not known.size:
+        return math.nan, math.nan
+    return float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else math.nan
 
 
 def cell(values: Sequence[float]) -> str:
@@ -54,9 +57,7 @@ def cell(values: Sequence[float]) -> str:
     mean, deviation = mean_and_deviation(values)
     if math.isnan(mean):
         return "–"
-    if len(values) == 1:
-        return f"{mean:.3f}"
-    return f"{mean:.3f} ± {deviation:.3f}"
+    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ± {deviation:.3f}"
 
 
 def rows(section: Section) -> dict[str, list[str]]:

@@ -1,10 +1,20 @@
 import dataclasses
 import json
+import math
+from types import ModuleType
 from typing import Any
 
+import jax
 import pytest
 
-from configs import cyclegan
+from configs import (
+    cyclegan,
+    cyclegan_original,
+    cyclegan_without_mmsr,
+    unit,
+    unit_original,
+    unit_without_mmsr,
+)
 from data_pipelines.errors import UserError
 from mmsr_jax import methods
 from mmsr_jax.config import (
@@ -108,6 +118,50 @@ def test_paper_preset_says_what_the_paper_says() -> None:
     assert config.optimizer.learning_rate == 2e-4
 
 
+PAPER = {  # λ1, λ2, λ3, λ4; cycle, identity, reconstruction, KL; learning rate, L2; pool
+    cyclegan: ((2, 1, 1, 1), (10, 0, 10, 0.01), (2e-4, 0), 50),
+    cyclegan_without_mmsr: ((0, 0, 0, 0), (10, 0, 10, 0.01), (2e-4, 0), 50),
+    cyclegan_original: ((0, 0, 0, 0), (10, 5, 10, 0.01), (2e-4, 0), 50),
+    unit: ((2, 1, 1, 1), (10, 0, 10, 0.01), (1e-4, 1e-4), 0),
+    unit_without_mmsr: ((0, 0, 0, 0), (10, 0, 10, 0.01), (1e-4, 1e-4), 0),
+    unit_original: ((0, 0, 0, 0), (10, 0, 10, 0.01), (1e-4, 1e-4), 0),
+}
+every_config = pytest.mark.parametrize("module", PAPER, ids=lambda module: module.__name__)
+
+
+@every_config
+def test_weights_of_the_paper_presets(module: ModuleType) -> None:
+    mmsr, others, optimizer, pool = PAPER[module]
+    config = module.get_config()
+    loss = config.loss
+    assert (loss.lambda_1, loss.lambda_2, loss.lambda_3, loss.lambda_4) == mmsr
+    assert (loss.cycle, loss.identity, loss.reconstruction, loss.kl) == others
+    assert (config.optimizer.learning_rate, config.optimizer.l2) == optimizer
+    assert config.pool_size == pool
+
+
+@every_config
+@pytest.mark.parametrize("preset", ["paper", "demo"])
+def test_every_preset_makes_networks(module: ModuleType, preset: str) -> None:
+    config = module.get_config(preset)
+    check_config(config)
+    name = module.__name__.rpartition(".")[2]
+    assert config.name == name + ("_demo" if preset == "demo" else "")
+    assert config.method == name.removesuffix("_without_mmsr")
+    params = jax.eval_shape(methods.create(config).init, jax.random.key(0))
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params["generators"])]
+    assert sum(sizes) > 1e6 if preset == "paper" else 1e5 < sum(sizes) < 4e5
+
+
+@every_config
+def test_the_demos_differ_in_what_is_compared_alone(module: ModuleType) -> None:
+    """Data, schedule and optimiser are one, so that the comparison has equal budgets."""
+    config, reference = module.get_config("demo"), cyclegan.get_config("demo")
+    assert config.data == reference.data
+    assert (config.steps, config.batch_size) == (reference.steps, reference.batch_size)
+    assert dataclasses.replace(config.optimizer, l2=0.0) == reference.optimizer
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(UserError, match=r"'huge' is unknown.*paper and demo"):
         cyclegan.get_config("huge")
@@ -167,10 +221,30 @@ def test_decay_takes_a_share_of_the_steps(value: float) -> None:
         check_config(changed(optimizer__decay_fraction=value))
 
 
-@pytest.mark.parametrize("scale", [0, 1, 3, 6, -2])
+@pytest.mark.parametrize("scale", [0, 1, 3, 6, -2, 64])
 def test_scale_is_a_power_of_two(scale: int) -> None:
     with pytest.raises(UserError, match=rf"config\.data\.scale={scale}: must be a power of two"):
         check_config(changed(data__scale=scale))
+
+
+def test_the_originals_halve_twice() -> None:
+    config = unit_original.get_config()
+    config.data.scale = 2
+    with pytest.raises(UserError, match=r"config\.data\.scale=2: unit_original .* at least 4"):
+        check_config(config)
+
+
+def test_identity_belongs_to_the_original_cyclegan() -> None:
+    for module in (cyclegan, unit, unit_original):
+        config = module.get_config()
+        config.loss.identity = 5.0
+        with pytest.raises(UserError, match=rf"config\.loss\.identity=5\.0: .*{config.method}"):
+            check_config(config)
+
+
+def test_scans_of_phantoms_are_large_enough_to_be_scored() -> None:
+    with pytest.raises(UserError, match=r"size_px=192: must be a multiple of 16, at least 240"):
+        check_config(changed(data__scale=16, data__phantom__size_px=192))
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8, 16])

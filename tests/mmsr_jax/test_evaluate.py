@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chest import body
 from commands import SMALL, FinishedRun, error_line, run, small_demo
 from matplotlib import image as pictures
 
@@ -104,13 +105,62 @@ def test_runs_are_compared(finished: FinishedRun, trained_again: Path, tmp_path:
     assert not output.exists()
 
 
+def second_seed(finished: FinishedRun, path: Path, **of_config) -> Path:
+    """The run as another seed, made by changing what its checkpoint says of itself."""
+    other = shutil.copytree(finished.workdir, path)
+    for meta_path in (other / "checkpoints").glob("*/meta/metadata"):
+        meta = json.loads(meta_path.read_text())
+        meta["config"].update({"seed": meta["config"]["seed"] + 1, **of_config})
+        meta_path.write_text(json.dumps(meta))
+    return other
+
+
+def test_two_configurations_are_two_rows_and_evaluations_stay(
+    finished: FinishedRun, micro_volume: Path, tmp_path: Path
+) -> None:
+    first = shutil.copytree(finished.workdir, tmp_path / "first")
+    flags = ["--phantoms=1", f"--micro={micro_volume}"]
+    assert run("mmsr_jax.evaluate", f"--run={first}", *flags).returncode == 0
+    before = (first / "evaluation.json").read_bytes()
+    other = second_seed(finished, tmp_path / "other", name="variant")
+    output = tmp_path / "comparison"
+    result = run("mmsr_jax.compare", f"--runs={first},{other}", f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    assert (first / "evaluation.json").read_bytes() == before
+    tables = json.loads((output / "comparison.json").read_text())
+    assert list(tables) == [*TITLES, f"Real micro images {micro_volume.name}, degraded 8×"]
+    assert list(tables[TITLES[0]]) == ["nearest", "bicubic", "cyclegan_demo", "variant", "truth"]
+
+
+def test_evaluations_of_different_images_are_not_compared(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    other = second_seed(finished, tmp_path / "other")
+    assert run("mmsr_jax.evaluate", f"--run={other}", "--phantoms=2").returncode == 0
+    flags = [f"--runs={finished.workdir},{other}", f"--output={tmp_path / 'comparison'}"]
+    line = error_line(run("mmsr_jax.compare", *flags))
+    assert f"{other} was evaluated on other images" in line
+    assert "evaluate all with the same flags" in line
+    assert not (tmp_path / "comparison").exists()
+
+
+def test_a_scan_is_measured_and_shown(copied: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "chest.nii.gz"
+    spacing_mm = (2.0, 2.0, 25.0)
+    write_volume(Volume(body(spacing_mm)[0].astype(np.int16), Geometry(spacing_mm)), scan)
+    flags = ["--phantoms=1", f"--clinical={scan}"]
+    result = run("mmsr_jax.evaluate", f"--run={copied}", *flags)
+    assert result.returncode == 0, result.stderr
+    rows = evaluation(copied)["Consistency on clinical scans"]
+    assert len(rows["SR"]) == 4
+    assert all(case["correlation"] > 0.9 for case in rows["bicubic"])
+    assert all(case["consistency_mae_hu"] < 1 for case in rows["nearest"])
+    page = (copied / "report.html").read_text(encoding="utf-8")
+    assert "chest.nii.gz, slice" in page
+
+
 def test_two_seeds_are_one_row(finished: FinishedRun, tmp_path: Path) -> None:
-    """A second seed, made of the first one's checkpoint by changing what it says of itself."""
-    other = shutil.copytree(finished.workdir, tmp_path / "other")
-    for path in (other / "checkpoints").glob("*/meta/metadata"):
-        meta = json.loads(path.read_text())
-        meta["config"]["seed"] += 1
-        path.write_text(json.dumps(meta))
+    other = second_seed(finished, tmp_path / "other")
     values = json.loads((other / "evaluation.json").read_text())
     for section in values["sections"]:
         for case in section["methods"]["SR"]:
@@ -126,7 +176,7 @@ def test_two_seeds_are_one_row(finished: FinishedRun, tmp_path: Path) -> None:
     first, second = rows["cyclegan_demo"]
     assert second["psnr"] == pytest.approx(first["psnr"] + 2)
     table = (output / "comparison.md").read_text(encoding="utf-8")
-    assert f"| cyclegan_demo | {first['psnr'] + 1:.3f} ± 1.000" in table
+    assert f"| cyclegan_demo | {first['psnr'] + 1:.3f} ± {2**0.5:.3f}" in table
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "cyclegan_demo, seed 1" in page
     figure = pictures.imread(output / "comparison.png")
@@ -169,6 +219,27 @@ def test_a_damaged_evaluation(copied: Path, tmp_path: Path) -> None:
     line = error_line(run("mmsr_jax.compare", f"--runs={copied}", f"--output={tmp_path}/o"))
     assert "evaluation.json is damaged" in line
     assert "evaluate again" in line
+
+
+def test_two_sets_of_one_name(copied: Path, micro_volume: Path) -> None:
+    flags = [f"--micro={micro_volume}", f"--micro-inverted={micro_volume}"]
+    line = error_line(run("mmsr_jax.evaluate", f"--run={copied}", *flags))
+    assert "two sets of micro images have one name" in line
+
+
+def test_an_output_that_is_a_file(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    flags = [f"--runs={copied}", f"--output={tmp_path / 'taken'}"]
+    assert f"{tmp_path / 'taken'} is no folder" in error_line(run("mmsr_jax.compare", *flags))
+
+
+def test_the_evaluated_checkpoint_is_gone(copied: Path, tmp_path: Path) -> None:
+    values = json.loads((copied / "evaluation.json").read_text()) | {"step": 999}
+    (copied / "evaluation.json").write_text(json.dumps(values))
+    flags = [f"--runs={copied}", f"--output={tmp_path}/o"]
+    line = error_line(run("mmsr_jax.compare", *flags))
+    assert f"{copied} was evaluated at step 999" in line
+    assert "evaluate it again" in line
 
 
 @pytest.mark.parametrize("flag", ["--clinical", "--micro"])

@@ -296,3 +296,20 @@ def test_the_border_does_not_count() -> None:
     assert scores(framed) == scores(micro)
     framed[2 * scale, 40] += 0.5
     assert scores(framed)["psnr"] < math.inf
+
+
+@pytest.mark.parametrize(("down", "right"), [(8, 0), (0, -8), (-16, 16)])
+def test_drift_is_the_displacement(down: int, right: int) -> None:
+    scale, rng = 8, np.random.default_rng(3)
+    fine = ndimage.gaussian_filter(rng.normal(size=(400, 400)), 12, mode="wrap")
+    fine *= 0.3 / fine.std()
+    scan = average(fine, scale)
+    moved = np.roll(fine, (down, right), (0, 1))
+    drift_px = consistency(scan, moved, (-1000.0, 400.0)).drift_px
+    assert drift_px == pytest.approx(np.hypot(down, right), rel=0.15)
+    assert consistency(scan, fine, (-1000.0, 400.0)).drift_px == 0
+    assert np.isnan(consistency(scan, np.zeros_like(fine), (-1000.0, 400.0)).drift_px)
+
+
+def average(image: np.ndarray, scale: int) -> np.ndarray:
+    return image.reshape(len(image) // scale, scale, -1, scale).mean(axis=(1, 3))

@@ -56,6 +56,16 @@ def test_the_seed_decides() -> None:
     assert first == pytest.approx(other, abs=0.03)
 
 
+def test_brightness_is_seen() -> None:
+    """On the last level alone: the others are differences."""
+    images, references = textures(0), textures(1)
+    near, shifted, further = (
+        sliced_wasserstein(images + shift, references) for shift in (0, 0.3, 0.6)
+    )
+    assert shifted > near + 0.2
+    assert further - near == pytest.approx(2 * (shifted - near), rel=0.3)
+
+
 def test_small_images_have_fewer_levels() -> None:
     assert sliced_wasserstein(textures(0, size=16), textures(1, size=16)) < 0.2
 

@@ -20,9 +20,10 @@ SECTION = Section(
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ([1.0, 3.0], "2.000 ± 1.000"),
+        ([1.0, 3.0], "2.000 ± 1.414"),
         ([0.5], "0.500"),
-        ([1.0, math.nan, 3.0], "2.000 ± 1.000"),
+        ([1.0, math.nan, 3.0], "2.000 ± 1.414"),
+        ([0.2, math.nan], "0.200"),
         ([math.nan], "–"),
         ([math.inf, math.inf], "–"),
         ([], "–"),
@@ -34,13 +35,13 @@ def test_cells(values: list[float], text: str) -> None:
 
 def test_the_deviation_is_numpys() -> None:
     values = np.random.default_rng(0).normal(size=7)
-    assert mean_and_deviation(values) == pytest.approx((values.mean(), values.std()))
+    assert mean_and_deviation(values) == pytest.approx((values.mean(), values.std(ddof=1)))
 
 
 def test_columns_are_what_any_method_has_in_a_fixed_order() -> None:
     assert columns(SECTION) == ["psnr", "ssim", "shift_psnr"]
     assert rows(SECTION) == {
-        "bicubic": ["21.000 ± 1.000", "0.500 ± 0.250", "–"],
+        "bicubic": ["21.000 ± 1.414", "0.500 ± 0.354", "–"],
         "truth": ["–", "1.000 ± 0.000", "–"],
         "SR": ["19.000", "0.500", "17.000"],
     }
