@@ -7,7 +7,7 @@ Preset `paper`: the data, schedule and MMSR weights of `configs/cyclegan.py`; UN
 (reconstruction and cycle 10, KL 0.01), Adam 1e-4 with an L2 of 1e-4, and no image pool.
 
 Preset `demo`: the data, the weights and the optimiser of `configs/cyclegan.py:demo`, small
-networks.
+networks. Expect, on phantoms: edges 0.69 to 0.76, correlation with the scan 0.95 (docs/results.md).
 """
 
 from configs import cyclegan

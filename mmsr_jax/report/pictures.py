@@ -93,7 +93,7 @@ def region_figure(regions: Sequence[Picture]) -> Figure:
             if name in region.images:
                 image = region.images[name]
                 axis.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        row[0].set_ylabel(region.title)
+        row[0].set_ylabel(region.title.replace(", ", "\n"), fontsize=9)
     for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(name)
+        axis.set_title(name, fontsize=min(12, 260 / len(name)))  # as wide as the image
     return figure
