@@ -10,8 +10,9 @@ import SimpleITK as sitk  # noqa: N813
 from data_pipelines import itk
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import files_in
-from data_pipelines.geometry import Geometry, Triple, Volume, as_triple
-from data_pipelines.image_files import read_file
+from data_pipelines.geometry import Geometry, Triple, as_triple
+from data_pipelines.image_files import open_file
+from data_pipelines.stored_volume import StoredVolume
 
 _DICOM_NAMES = (".dcm", ".ima")
 # MediaStorageSOPClassUID, whole: the element behind it has begun.
@@ -88,8 +89,8 @@ def dicom_slices(folder: Path) -> list[DicomSlice]:
     return [found for found in slices if found is not None]
 
 
-def read_series(folder: Path, slices: list[DicomSlice], series: str | None) -> Volume:
-    """Read one series of the slices of a folder, in the order of their positions.
+def open_series(folder: Path, slices: list[DicomSlice], series: str | None) -> StoredVolume:
+    """Check one series of the slices of a folder, and order it by the slices' positions.
 
     Args:
       folder: named in the messages.
@@ -97,7 +98,7 @@ def read_series(folder: Path, slices: list[DicomSlice], series: str | None) -> V
       series: SeriesInstanceUID; needed when the slices belong to several series.
 
     Returns:
-      The volume with rescale slope and intercept applied.
+      The volume with rescale slope and intercept applied; a file is read when its plane is.
 
     Raises:
       UserError: the series is ambiguous, absent, incomplete, corrupt, in colour, or not a
@@ -105,14 +106,20 @@ def read_series(folder: Path, slices: list[DicomSlice], series: str | None) -> V
     """
     slices = _one_series(folder, slices, series)
     if len(slices) == 1:
-        return read_file(slices[0].path, None)
+        return open_file(slices[0].path, None)
     slices, geometry = _stacked(folder, slices)
-    reader = sitk.ImageSeriesReader()
+    files = tuple(found.path for found in slices)
+    mixed = len({found.pixel_id for found in slices}) > 1  # a rescale slope of its own in each
+    return StoredVolume(geometry, files, (_plane(path, as_floats=mixed) for path in files))
+
+
+def _plane(path: Path, *, as_floats: bool) -> np.ndarray:
+    reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(found.path) for found in slices])
-    if len({found.pixel_id for found in slices}) > 1:  # a rescale slope of its own in each slice
+    reader.SetFileName(str(path))
+    if as_floats:
         reader.SetOutputPixelType(sitk.sitkFloat32)
-    return Volume(itk.to_volume(itk.execute(reader, folder)).array, geometry)
+    return sitk.GetArrayFromImage(itk.execute(reader, path))[0]
 
 
 def _dicom_slice(path: Path) -> DicomSlice | None:

@@ -9,15 +9,16 @@ from data_pipelines.dicom_series import is_dicom
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import IMAGES, VOLUMES, extension, files_in, natural_order
 from data_pipelines.image_files import pages
+from data_pipelines.ome_zarr import is_zarr_group
 
 
 def find_cases(paths: Sequence[str]) -> list[Path]:
     """Expand files, folders and glob patterns to scans that `read_volume` reads.
 
     A file is a case, but a DICOM file stands for its folder. A folder with DICOM files is a
-    case. In any other folder each volume file is a case, and its subfolders are searched; when
-    that finds nothing, its 2-D TIFF or PNG images are one case (beside volumes they are taken
-    for previews).
+    case, and so is an OME-Zarr. In any other folder each volume file is a case, and its
+    subfolders are searched; when that finds nothing, its 2-D TIFF or PNG images are one case
+    (beside volumes they are taken for previews).
 
     Returns:
       The cases in natural order (2 before 10), each as it was spelled first: other spellings of
@@ -38,7 +39,9 @@ def find_cases(paths: Sequence[str]) -> list[Path]:
             scans = [p for p in matches if p.is_dir() or _is_image(p) or is_dicom(p)]
             found = [case for match in scans for case in _cases_at(match)]
         if not found:
-            raise UserError(f"{path} holds no scans; give DICOM, NIfTI, MetaImage, NRRD or TIFF")
+            raise UserError(
+                f"{path} holds no scans; give DICOM, NIfTI, MetaImage, NRRD, TIFF or OME-Zarr"
+            )
         for case in sorted(found, key=natural_order):
             cases.setdefault(case.resolve(), case)
     return sorted(cases.values(), key=natural_order)
@@ -57,7 +60,7 @@ def _cases_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path.parent if is_dicom(path) else path]
     files = files_in(path)
-    if any(is_dicom(file) for file in files):
+    if is_zarr_group(path) or any(is_dicom(file) for file in files):
         return [path]
     images = [file for file in files if _is_image(file)]
     volumes = [file for file in images if extension(file, VOLUMES) or pages(file) > 1]

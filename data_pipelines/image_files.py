@@ -1,8 +1,7 @@
 """One image file of any format that ITK reads, or a folder of 2-D TIFF or PNG images."""
 
-import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,50 @@ import SimpleITK as sitk  # noqa: N813
 from data_pipelines import itk, nifti
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import IMAGES, extension, files_in
-from data_pipelines.geometry import Triple, Volume, as_triple
+from data_pipelines.geometry import Geometry, Triple, as_triple
+from data_pipelines.stored_volume import StoredVolume
 
 # A MetaImage or NRRD header says the spacing, or ITK takes 1 mm.
 _SPACING = re.compile(
     rb"^(Element(Spacing|Size)|spacings:|space directions:)(?!.*nan)", re.I | re.M
 )
+# Headers of which ITK cannot read a part: the voxels are compressed or lie in several files.
+_WHOLE = re.compile(
+    rb"^(CompressedData *= *True|ElementDataFile *= *(LIST|[^\r\n]*%))", re.I | re.M
+)
+_VOXEL_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *([^\r\n]*[^\r\n ])", re.I | re.M)
 _HEADER_BYTES = 1 << 16
+_META = (".mha", ".mhd")
+_NRRD = (".nrrd", ".nhdr")
 _ONE_FILE = "1"  # nifti_type, of header and voxels in one file
 NO_SPACING = "convert it to NIfTI, MetaImage or NRRD with the size of its voxels"
 
 
-def read_file(path: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -> Volume:
-    """Read one file as it is stored; a 2-D image becomes one slice.
+def open_file(
+    path: Path,
+    spacing_mm: Triple | None,
+    remedy: str = NO_SPACING,
+    *,
+    unpacked: Path | None = None,
+) -> StoredVolume:
+    """Check one file; a 2-D image becomes one slice.
+
+    Planes of .nii and of uncompressed MetaImage files are read one by one; with the first plane
+    of other files all of them are.
 
     Args:
       path: the file.
       spacing_mm: (x, y, z) of a TIFF or PNG file, of a 2-D image and of a header that gives no
         spacing, which are refused without it.
       remedy: what to do about a file without a spacing.
+      unpacked: .nii file to unpack .nii.gz to, of which planes are read one by one.
 
     Raises:
-      UserError: corrupt, truncated or unsupported file, 4-D or colour image, or no spacing.
+      UserError: corrupt, truncated or unsupported file, 4-D or colour image, no spacing, or a
+        full disk.
     """
     # ITK recognises .mha and .mhd in lower case only.
-    reader = itk.image_information(path, "MetaImageIO" if extension(path, (".mha", ".mhd")) else "")
+    reader = itk.image_information(path, "MetaImageIO" if extension(path, _META) else "")
     _check_grey(path, reader)
     if reader.GetDimension() > 3:
         raise UserError(f"{path} is {reader.GetDimension()}-D {reader.GetSize()}; save one volume")
@@ -48,16 +66,20 @@ def read_file(path: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -
         if reader.GetMetaData("nifti_type") != _ONE_FILE:
             raise UserError(f"{path} is one of a pair of .hdr and .img; save it as one .nii.gz")
         nifti.check(path)
-    image = itk.execute(reader, path)
-    volume = itk.to_volume(sitk.JoinSeries([image]) if flat else image)
-    return volume if given is None else _spaced(volume, given)
+    voxels = path
+    if unpacked is not None and extension(path, (".nii.gz",)):
+        nifti.unpack(path, unpacked)
+        voxels, reader = unpacked, itk.image_information(unpacked)
+    one_by_one = not flat and _reads_parts(voxels)
+    planes = _planes_one_by_one(path, reader) if one_by_one else _planes_at_once(path, reader)
+    return StoredVolume(_geometry(reader, given), (path, *_voxel_file(path)), planes)
 
 
-def read_stack(folder: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -> Volume:
-    """Read a folder of 2-D images in natural order, or the only image file that it holds.
+def open_stack(folder: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING) -> StoredVolume:
+    """Check a folder of 2-D images in natural order, or the only image file that it holds.
 
     Raises:
-      UserError: as `read_file`, or no images, a gap in their numbers, several pages in one, or
+      UserError: as `open_file`, or no images, a gap in their numbers, several pages in one, or
         images of several sizes or types.
     """
     images = [path for path in files_in(folder) if extension(path, IMAGES)]
@@ -67,16 +89,17 @@ def read_stack(folder: Path, spacing_mm: Triple | None, remedy: str = NO_SPACING
             "give the folder of one series, or a file"
         )
     if len(images) == 1:
-        return read_file(images[0], spacing_mm, remedy)
+        return open_file(images[0], spacing_mm, remedy)
     given = _given(folder, spacing_mm, remedy)
     _check_alike(folder, images)
     if missing := missing_image(images):
         raise UserError(
             f"{folder} misses {missing}; copy the images again, or number them without a gap"
         )
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(path) for path in images])
-    return _spaced(itk.to_volume(itk.execute(reader, folder)), given)
+    planes = (
+        sitk.GetArrayFromImage(itk.execute(itk.image_information(path), path)) for path in images
+    )
+    return StoredVolume(Geometry(given), tuple(images), planes)
 
 
 def pages(path: Path) -> int:
@@ -137,10 +160,28 @@ def _check_grey(path: Path, reader: Any) -> None:
 def _has_spacing(path: Path) -> bool:
     if extension(path, IMAGES):
         return False
-    if not extension(path, (".mha", ".mhd", ".nrrd", ".nhdr")):
+    if not extension(path, (*_META, *_NRRD)):
         return True
+    return bool(_SPACING.search(_header(path)))
+
+
+def _reads_parts(path: Path) -> bool:
+    """Whether ITK reads a plane without decoding all that lies before it."""
+    if extension(path, _META):
+        return not _WHOLE.search(_header(path))
+    return bool(extension(path, (".nii",)))
+
+
+def _voxel_file(path: Path) -> list[Path]:
+    """The file that a .mhd or .nhdr header names."""
+    found = _VOXEL_FILE.search(_header(path)) if extension(path, (".mhd", ".nhdr")) else None
+    named = path.parent / found[1].decode(errors="replace") if found else path.parent
+    return [named] if named.is_file() else []
+
+
+def _header(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return bool(_SPACING.search(file.read(_HEADER_BYTES)))
+        return file.read(_HEADER_BYTES)
 
 
 def _given(path: Path, spacing_mm: Triple | None, remedy: str) -> Triple:
@@ -149,9 +190,34 @@ def _given(path: Path, spacing_mm: Triple | None, remedy: str) -> Triple:
     return as_triple(spacing_mm)
 
 
-def _spaced(volume: Volume, spacing_mm: Triple) -> Volume:
-    geometry = dataclasses.replace(volume.geometry, spacing_mm=spacing_mm)
-    return dataclasses.replace(volume, geometry=geometry)
+def _geometry(reader: Any, spacing_mm: Triple | None) -> Geometry:
+    """What the header says, with another spacing if one is given, as it is for a 2-D image."""
+    dimension = reader.GetDimension()
+    direction = np.eye(3)
+    direction[:dimension, :dimension] = np.reshape(reader.GetDirection(), (dimension, dimension))
+    steps_mm = np.ones(3)
+    steps_mm[:dimension] = reader.GetSpacing()
+    direction = direction * np.copysign(1.0, steps_mm) + 0.0  # as ITK does when it reads voxels
+    return Geometry(
+        as_triple(abs(steps_mm)) if spacing_mm is None else spacing_mm,
+        as_triple((*reader.GetOrigin(), 0.0)[:3]),
+        tuple(direction.ravel().tolist()),
+    )
+
+
+def _planes_one_by_one(path: Path, reader: Any) -> Iterator[np.ndarray]:
+    columns, rows, slices = reader.GetSize()
+    reader.SetExtractSize((columns, rows, 1))
+    for index in range(slices):
+        reader.SetExtractIndex((0, 0, index))
+        yield sitk.GetArrayFromImage(itk.execute(reader, path))[0]
+
+
+def _planes_at_once(path: Path, reader: Any) -> Iterator[np.ndarray]:
+    image = itk.execute(reader, path)
+    array = sitk.GetArrayViewFromImage(image)
+    for plane in array if array.ndim == 3 else array[None]:
+        yield plane.copy()  # a view would not outlive the image
 
 
 def _pages(reader: Any) -> int:

@@ -68,8 +68,6 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         return UserError(
             f"{path} cannot be read, is it corrupt? give DICOM, NIfTI, MetaImage, NRRD, TIFF or PNG"
         )
-    if "Zero-valued spacing" in cause:
-        return UserError(f"{path} has a spacing of 0 mm; give a positive one")
     if "orthonormal" in cause or "Bad direction" in cause:
         return UserError(f"{path} has a sheared direction; resample it to straight axes first")
     return UserError(f"{path} cannot be read, is it corrupt? {cause}")

@@ -1,5 +1,9 @@
 """Where in a volume to sample: the lungs of a clinical scan, the specimen of a micro-CT volume."""
 
+import dataclasses
+import itertools
+from collections.abc import Iterable
+
 import numpy as np
 from scipy import ndimage
 from skimage import filters, measure, morphology
@@ -16,6 +20,27 @@ _SECOND_LUNG = 0.1  # of the size of the first: what is smaller is no lung
 _SMALLEST = 0.005  # of the volume: what is smaller are no lungs
 _SPECIMEN_VOXELS = 64  # along the longest axis, when a specimen is told from the air around it
 _TWO_CLASSES = 0.75  # of the variance that two classes must explain to be a specimen and air
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LungMask:
+    """A mask of the lungs that is held in the coarse voxels that it was found on.
+
+    Attributes:
+      coarse: bool, (z, y, x) in blocks of voxels.
+      block: voxels of the scan in a coarse one, along (z, y, x).
+      shape: of the scan, (z, y, x).
+    """
+
+    coarse: np.ndarray
+    block: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def slice(self, index: int) -> np.ndarray:
+        """The mask of one axial slice of the scan, bool, (rows, columns)."""
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(f"slice {index} of {self.shape[0]}")
+        return _repeated(self.coarse[index // self.block[0]], self.block[1:], self.shape[1:])
 
 
 def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float], name: str) -> np.ndarray:
@@ -36,20 +61,28 @@ def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float], name: str)
     Raises:
       UserError: what was found fills less than 0.5 % of the volume.
     """
-    factors = tuple(max(1, round(_WORKING_MM / step)) for step in reversed(spacing_mm))
-    steps_mm = tuple(step * factor for step, factor in zip(reversed(spacing_mm), factors))
-    coarse = _pooled(np.maximum(hu, -1024), factors)
-    # The outside is void less its erosion and the voxels that mix void and skin: restore both.
-    margin_mm = _LEAK_MM + 1.5 * max(steps_mm[1:])
-    air = (coarse < _LUNG_HU) & (_depth(~_outside(coarse, steps_mm), steps_mm) > margin_mm)
-    lungs = _two_largest(air, coarse, _body(coarse, steps_mm))
-    if lungs.mean() < _SMALLEST:
-        raise UserError(
-            f"no lung found in {name} ({lungs.mean():.2%} of the volume); "
-            "give axial chest CT in Hounsfield units"
-        )
-    filled = _filled(_closed(lungs, steps_mm), steps_mm)
-    return _repeated(filled, factors, hu.shape)
+    mask = streamed_lung_mask(hu, spacing_mm, name)
+    return _repeated(mask.coarse, mask.block, mask.shape)
+
+
+def streamed_lung_mask(
+    planes: Iterable[np.ndarray], spacing_mm: tuple[float, float, float], name: str
+) -> LungMask:
+    """`lung_mask` of a scan that is not held in memory: same mask, same error.
+
+    Args:
+      planes: its axial slices, which are read once, a block of about 2 mm at a time.
+      spacing_mm: (x, y, z).
+      name: of the scan, for the error.
+    """
+    block = tuple(max(1, round(_WORKING_MM / step)) for step in reversed(spacing_mm))
+    steps_mm = tuple(step * factor for step, factor in zip(reversed(spacing_mm), block))
+    slabs, shape = [], (0, 0, 0)
+    remaining = iter(planes)
+    while slab := list(itertools.islice(remaining, block[0])):
+        slabs.append(_pooled(np.maximum(slab, -1024), block))
+        shape = (shape[0] + len(slab), *slab[0].shape)
+    return LungMask(_coarse_mask(np.concatenate(slabs), steps_mm, name), block, shape)
 
 
 def specimen_mask(volume: np.ndarray, *, air_is_dark: bool = True) -> np.ndarray:
@@ -78,6 +111,20 @@ def specimen_mask(volume: np.ndarray, *, air_is_dark: bool = True) -> np.ndarray
     sizes = np.bincount(labels.ravel())[1:]
     specimen = labels == 1 + sizes.argmax()
     return _repeated(ndimage.binary_fill_holes(specimen), factors, volume.shape)
+
+
+def _coarse_mask(coarse: np.ndarray, steps_mm: tuple[float, ...], name: str) -> np.ndarray:
+    """Mask of the lungs in Hounsfield units that are pooled to voxels of about 2 mm."""
+    # The outside is void less its erosion and the voxels that mix void and skin: restore both.
+    margin_mm = _LEAK_MM + 1.5 * max(steps_mm[1:])
+    air = (coarse < _LUNG_HU) & (_depth(~_outside(coarse, steps_mm), steps_mm) > margin_mm)
+    lungs = _two_largest(air, coarse, _body(coarse, steps_mm))
+    if lungs.mean() < _SMALLEST:
+        raise UserError(
+            f"no lung found in {name} ({lungs.mean():.2%} of the volume); "
+            "give axial chest CT in Hounsfield units"
+        )
+    return _filled(_closed(lungs, steps_mm), steps_mm)
 
 
 def _explained_by_two_classes(values: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,19 @@ def check(path: Path) -> None:
             _check_voxels(path, file, header, order)
     except (EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path} is truncated or corrupt ({error}); copy it again") from error
+
+
+def unpack(path: Path, plain: Path) -> None:
+    """Write what a .nii.gz file that passed `check` holds to a .nii file, block by block.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+        with gzip.open(path) as packed, open(plain, "wb") as file:
+            shutil.copyfileobj(packed, file, _BLOCK_BYTES)
+    except OSError as error:
+        raise UserError(f"{plain} cannot be written: {error.strerror}; free its disk") from error
 
 
 def _header(start: bytes) -> tuple[Any, str]:

@@ -9,6 +9,7 @@ from skimage import transform
 from data_pipelines import geometry, intensity, lung_mask, patch_sampling, volumes
 from data_pipelines.dataset_card import DOMAINS, SPLITS, CaseCard
 from data_pipelines.errors import UserError
+from data_pipelines.hounsfield import check_hounsfield
 from data_pipelines.intensity import Intensity
 from data_pipelines.patch_sampling import Sampled, take_patch
 
@@ -157,7 +158,7 @@ def _read(task: CaseTask) -> geometry.Volume:
         remedy=f"give --{task.domain}-spacing=x,y,z",
     )
     if options.hounsfield:
-        volumes.check_hounsfield(volume, str(task.path))
+        check_hounsfield(volume.array, str(task.path))
         volume = geometry.axial(volume)
     if options.resample_um is not None:
         volume = _resampled(volume, options.resample_um / 1000, options.any_plane, str(task.path))

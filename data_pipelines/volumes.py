@@ -1,19 +1,18 @@
-"""CT volumes in files: DICOM series, NIfTI, MetaImage, NRRD, and TIFF or PNG stacks."""
+"""CT volumes in files: DICOM series, NIfTI, MetaImage, NRRD, OME-Zarr, TIFF or PNG stacks."""
 
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
-from data_pipelines import dicom_series, image_files, itk
+from data_pipelines import dicom_series, image_files, ome_zarr, tiled_tiff, writers
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import extension
 from data_pipelines.geometry import Geometry, Triple, Volume
 from data_pipelines.output_folder import check_writable, made
-
-_WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
+from data_pipelines.stored_volume import StoredVolume
 
 
 def read_volume(
@@ -27,11 +26,12 @@ def read_volume(
 
     Args:
       path: a DICOM series folder (rescale slope and intercept are applied); a NIfTI, MetaImage,
-        NRRD, multi-page TIFF or DICOM file; a folder of 2-D TIFF or PNG images, stacked in
-        natural order; or a single 2-D image, which becomes one slice.
+        NRRD, multi-page TIFF or DICOM file; an OME-Zarr, of which the finest level is read; a
+        folder of 2-D TIFF or PNG images, stacked in natural order; or a single 2-D image, which
+        becomes one slice.
       series: SeriesInstanceUID, for a folder that holds several DICOM series.
-      spacing_mm: (x, y, z) of a file that says none, as TIFF, PNG and 2-D images do not; other
-        files keep their own.
+      spacing_mm: (x, y, z) of a file that says none, as TIFF, PNG and 2-D images and an OME-Zarr
+        without units do not; other files keep their own.
       remedy: what to do about a file without a spacing, for the error.
 
     Returns:
@@ -44,88 +44,97 @@ def read_volume(
         series that is ambiguous, incomplete or not a regular stack of parallel slices.
     """
     path = Path(path)
-    _check_readable(path)
-    slices = dicom_series.dicom_slices(path) if path.is_dir() else []
-    if series is not None and not slices:
-        raise UserError(f"{path} is no folder of DICOM slices; leave --series={series} out")
-    if slices:
-        volume = dicom_series.read_series(path, slices, series)
-    else:
-        read = image_files.read_stack if path.is_dir() else image_files.read_file
-        volume = read(path, spacing_mm, remedy)
+    volume = open_volume(path, series, spacing_mm, remedy).in_memory()
     bad = volume.array.size - sum(int(np.isfinite(plane).sum()) for plane in volume.array)
     if bad:
         raise UserError(f"{path} has {bad} NaN or infinite voxels; replace them first")
-    array = _narrowed(volume.array)
+    return Volume(_narrowed(volume.array), volume.geometry)
+
+
+def open_volume(
+    path: Path,
+    series: str | None,
+    spacing_mm: Triple | None,
+    remedy: str,
+    *,
+    unpacked: Path | None = None,
+) -> StoredVolume:
+    """Check the headers of what `read_volume` reads; voxels are read later, as they are stored.
+
+    Args:
+      path: as in `read_volume`.
+      series: as in `read_volume`.
+      spacing_mm: as in `read_volume`.
+      remedy: as in `read_volume`.
+      unpacked: .nii file to unpack .nii.gz to, so that its slices are read one by one.
+
+    Raises:
+      UserError: as `read_volume`, but for what only the voxels show.
+    """
+    _check_readable(path)
+    zarr = path.is_dir() and ome_zarr.is_zarr_group(path)
+    slices = dicom_series.dicom_slices(path) if path.is_dir() and not zarr else []
+    if series is not None and not slices:
+        raise UserError(f"{path} is no folder of DICOM slices; leave --series={series} out")
+    if slices:
+        volume = dicom_series.open_series(path, slices, series)
+    elif zarr:
+        volume = ome_zarr.open_ome_zarr(path, spacing_mm, remedy)
+    elif path.is_dir():
+        volume = image_files.open_stack(path, spacing_mm, remedy)
+    elif extension(path, (".tif", ".tiff")) and tiled_tiff.is_tiled(path):
+        volume = tiled_tiff.open_tiled_tiff(path, spacing_mm, remedy)
+    else:
+        volume = image_files.open_file(path, spacing_mm, remedy, unpacked=unpacked)
     _check_geometry(path, volume.geometry)
-    return Volume(array, volume.geometry)
+    return volume
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Check that `write_volume` may write to `path`, before hours of work go into it.
 
     Raises:
-      UserError: unknown extension, a folder of that name, a file that exists, or a locked folder.
+      UserError: unknown extension, a folder of that name that is no such output, a file where a
+        folder should be, an output that exists, or a locked folder.
     """
     path = Path(path)
-    if not extension(path, _WRITABLE):
-        raise UserError(f"{path} cannot be written; end its name in {', '.join(_WRITABLE)}")
+    kind = writers.extension_of(path)
     check_writable(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file")
+        _check_replaceable(path, kind)
+    elif path.exists() and kind in (writers.DICOM, *writers.ZARR):
+        raise UserError(f"{path} is a file; give the name of a folder")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; choose another name or pass --overwrite")
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a volume as .nii, .nii.gz, .mha or .nrrd; masks become uint8.
+    """Write a volume in the format that the name says; masks become uint8.
 
-    Missing folders are made. The file appears under its name only when it is complete.
+    Missing folders are made. The output appears under its name only when it is complete.
 
     Raises:
-      UserError: as `check_output`, or the file cannot be written.
+      UserError: as `check_output` and `writers.check_size`, or the output cannot be written.
     """
     path = Path(path)
     check_output(path, overwrite)
     array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(volume.geometry.spacing_mm)
-    image.SetOrigin(volume.geometry.origin_mm)
-    image.SetDirection(volume.geometry.direction)
-    # In lower case, since ITK writes no .NII.GZ.
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name.lower()}")
+    slices, rows, columns = array.shape
+    spec = writers.VolumeSpec((slices, rows, columns), array.dtype, volume.geometry, path.name)
+    writers.check_size(path, spec)
     try:
-        with made(path.parent):
-            try:
-                with itk.native_stderr():
-                    sitk.WriteImage(image, str(partial))
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"{path} cannot be written: {itk.reason(error)}") from error
-
-
-def check_hounsfield(volume: Volume, name: str) -> None:
-    """Check that intensities can be Hounsfield units of a chest: at least 1 % of it is air.
-
-    Scanner padding, such as -2000 or -3024, is allowed.
-
-    Raises:
-      UserError: fewer than 1 % of the voxels lie in [-1200, -500] HU, or values lie outside
-        [-32768, 32767].
-    """
-    low, high = float(volume.array.min()), float(volume.array.max())
-    air = np.mean([np.mean((plane >= -1200) & (plane <= -500)) for plane in volume.array])
-    if air >= 0.01 and low >= -32768 and high <= 32767:
-        return
-    remedy = "apply the DICOM rescale slope and intercept"
-    if low >= 0 and high > 500:
-        remedy = "subtract the offset, often 1024, or " + remedy
-    raise UserError(
-        f"{name} is not in Hounsfield units: values {low:g} to {high:g}, "
-        f"{air:.1%} of them air; {remedy}"
-    )
+        with (
+            made(path.parent),
+            tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder,
+        ):
+            writer = writers.open_writer(path, Path(folder), spec)
+            writer.create()
+            for index, plane in enumerate(array):
+                writer.write(index, plane)
+            writer.finish()
+            writers.put_in_place(writer.payload, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _check_readable(path: Path) -> None:
@@ -141,6 +150,21 @@ def _check_readable(path: Path) -> None:
         raise UserError(
             f"{path} cannot be read: {error.strerror}; check its permissions"
         ) from error
+
+
+def _check_replaceable(folder: Path, kind: str) -> None:
+    """Refuse to replace a folder that may hold anything but an older output."""
+    if kind in writers.ZARR:
+        if not ome_zarr.is_image(folder):
+            raise UserError(f"{folder} is a folder, but no OME-Zarr image; choose another name")
+    elif kind == writers.DICOM:
+        other = next((p for p in folder.iterdir() if p.suffix != ".dcm" or p.is_dir()), None)
+        if other is not None:
+            raise UserError(
+                f"{folder} holds {other.name}, which is no DICOM slice; choose another name"
+            )
+    else:
+        raise UserError(f"{folder} is a folder; give the name of a file")
 
 
 def _check_geometry(path: Path, geometry: Geometry) -> None:

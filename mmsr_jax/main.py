@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
             print(interrupted, file=sys.stderr)
             sys.exit(128 + interrupted.signal)
         print(f"checkpoints: {workdir / 'checkpoints'}")
-        from mmsr_jax.inference.model import load_model
+        from mmsr_jax.inference.trained import load_model
         from mmsr_jax.report.run_report import report_run, super_resolve_held_out
 
         model = load_model(workdir)

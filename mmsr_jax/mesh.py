@@ -1,5 +1,7 @@
 """The one mesh of a run: all devices of all processes along one axis, "data"."""
 
+from collections.abc import Sequence
+
 import jax
 from jax.sharding import (
     AxisType,
@@ -11,9 +13,10 @@ from jax.sharding import (
 )
 
 
-def data_mesh() -> Mesh:
-    """Every device along the axis "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Every device, or those given, along the axis "data"."""
+    count = len(devices) if devices else jax.device_count()
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> Sharding:

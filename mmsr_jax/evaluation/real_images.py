@@ -10,6 +10,7 @@ from data_pipelines import volumes
 from data_pipelines.errors import UserError
 from data_pipelines.find_cases import find_cases
 from data_pipelines.geometry import axial
+from data_pipelines.hounsfield import check_hounsfield
 from data_pipelines.intensity import clinical_intensity, estimate_anchors
 from data_pipelines.lung_mask import lung_mask
 
@@ -41,7 +42,7 @@ def lung_squares(paths: Sequence[str], window_hu: tuple[float, float]) -> list[R
     squares = []
     for path in find_cases(paths):
         scan = axial(volumes.read_volume(path))
-        volumes.check_hounsfield(scan, str(path))
+        check_hounsfield(scan.array, str(path))
         lungs = lung_mask(scan.array, scan.geometry.spacing_mm, str(path))
         for z in _spread(np.flatnonzero(lungs.any(axis=(1, 2)))):
             top, left, side = _largest_square(lungs[z])

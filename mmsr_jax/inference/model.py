@@ -1,45 +1,46 @@
-"""A trained model: everything that super-resolving a scan needs, read from a checkpoint alone."""
+"""A trained network with the normalisation it was trained with."""
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.geometry import Volume
 from data_pipelines.intensity import clinical_intensity, to_hu
-from mmsr_jax import checkpoints, methods
-from mmsr_jax.config import Config
-from mmsr_jax.inference.tiles import super_resolve_slice
+from mmsr_jax.inference.memory import plan
+from mmsr_jax.inference.network import Network
+from mmsr_jax.inference.tiles import super_resolve_slices
 
 _TILE_PX = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class SuperResolver:
-    """A network with the normalisation it was trained with; never estimates from its input."""
+    """Everything that super-resolving a scan needs; never estimates from its input.
 
-    network: Callable[[np.ndarray], np.ndarray]  # (1, h, w, 1) → (1, s·h, s·w, 1) in [-1, 1]
-    scale: int
-    reach_px: float | None
+    Attributes:
+      network: its two functions, jitted.
+      window_hu: the Hounsfield units that are −1 and 1.
+      provenance: where it comes from, for reports: run, step, hash of the parameters, versions.
+    """
+
+    network: Network
     window_hu: tuple[float, float]
-    config: Config  # of the run
-    step: int  # of the checkpoint
+    provenance: Mapping[str, Any]
 
-    def normalised(self, image: np.ndarray, tile_px: int = _TILE_PX) -> np.ndarray:
+    @property
+    def scale(self) -> int:
+        """How many times finer in plane the output is."""
+        return self.network.scale
+
+    def normalised(self, image: np.ndarray) -> np.ndarray:
         """Super-resolve one (rows, columns) slice in [-1, 1]; float32 in [-1, 1]."""
-        return super_resolve_slice(
-            self.network,
-            np.asarray(image, np.float32),
-            scale=self.scale,
-            reach_px=self.reach_px,
-            tile_px=tile_px,
-        )
+        return super_resolve_slices(self.network, image[None], tile_px=_TILE_PX)[0]
 
     def array(self, hu: np.ndarray, *, progress: bool = False) -> np.ndarray:
-        """Super-resolve axial slices in Hounsfield units.
+        """Super-resolve axial slices in Hounsfield units, all in memory.
 
         Args:
           hu: (slices, rows, columns), any real dtype; clipped to the model's window.
@@ -50,13 +51,16 @@ class SuperResolver:
 
         Raises:
           ValueError: if `hu` is not three-dimensional or not finite.
+          UserError: a slice is too large for the memory.
         """
         if hu.ndim != 3 or not np.isfinite(hu).all():
             raise ValueError(f"expected finite (slices, rows, columns), got shape {hu.shape}")
         window = clinical_intensity(self.window_hu)
+        network, tile_px, *_ = plan(self.network, hu.shape[1:])
         fine = np.empty((len(hu), *(self.scale * size for size in hu.shape[1:])), np.int16)
         for index in tqdm(range(len(hu)), unit="slice", disable=not progress):
-            sr = self.normalised(window.normalise(hu[index]))
+            images = window.normalise(hu[index : index + 1])
+            (sr,) = super_resolve_slices(network, images, tile_px=tile_px)
             fine[index] = np.rint(to_hu(sr, self.window_hu))
         return fine
 
@@ -66,29 +70,3 @@ class SuperResolver:
             self.array(clinical.array, progress=progress),
             clinical.geometry.finer_in_plane(self.scale),
         )
-
-
-def load_model(run: str | Path, checkpoint: str = "last") -> SuperResolver:
-    """The super-resolver of a run directory.
-
-    Args:
-      run: the run's directory (`--workdir` of training).
-      checkpoint: "last", or "best" by the validation score.
-
-    Raises:
-      data_pipelines.errors.UserError: no checkpoint there, or of another architecture.
-    """
-    step, meta = checkpoints.load_meta(Path(run), checkpoint)
-    config = meta.typed_config()
-    method = methods.create(config)
-    like = jax.eval_shape(method.init, jax.random.key(0))
-    params = checkpoints.load_params(Path(run), step, like)
-    low, high = meta.dataset["window_hu"]
-    return SuperResolver(
-        network=jax.jit(lambda images: method.super_resolve(params, images)),
-        scale=config.data.scale,
-        reach_px=method.reach_px,
-        window_hu=(low, high),
-        config=config,
-        step=step,
-    )

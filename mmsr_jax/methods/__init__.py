@@ -3,9 +3,9 @@
 from data_pipelines.errors import UserError
 from mmsr_jax.config import Config
 from mmsr_jax.methods import cyclegan, unit
-from mmsr_jax.methods.method import Images, Method, Params, Terms
+from mmsr_jax.methods.method import Images, Method, Params, SuperResolution, Terms
 
-__all__ = ["Images", "Method", "Params", "Terms", "create"]
+__all__ = ["Images", "Method", "Params", "SuperResolution", "Terms", "create"]
 
 _METHODS = {
     "cyclegan": cyclegan.create,

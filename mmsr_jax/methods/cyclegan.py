@@ -13,7 +13,7 @@ from mmsr_jax.config import Config
 from mmsr_jax.losses import reconstruction_loss
 from mmsr_jax.methods import terms
 from mmsr_jax.methods.functional import Constructors, networks
-from mmsr_jax.methods.method import Images, Method, Params, Terms
+from mmsr_jax.methods.method import Images, Method, Params, SuperResolution, Terms, unsplit
 from mmsr_jax.networks.discriminators import PatchDiscriminator
 from mmsr_jax.networks.generators import DownResnet, SrResnet
 from mmsr_jax.networks.same_size import ResnetGenerator
@@ -126,9 +126,19 @@ def _cyclegan(config: Config, constructors: Constructors, grid: terms.ClinicalGr
             "identity_micro": reconstruction_loss(micro, to_micro),
         }
 
-    def super_resolve(params: Params, clinical: Array) -> Array:
-        return apply(params, "generators", "clinical_to_micro", grid.enter(clinical))
+    def super_resolution() -> SuperResolution:
+        def part(params: Params, images: Any, name: str = "__call__") -> Any:
+            return apply(params, "generators", "clinical_to_micro", images, name)
 
-    reach_px = modules["generators"]["clinical_to_micro"].reach_px
+        generator = modules["generators"]["clinical_to_micro"]
+        if not isinstance(generator, SrResnet):
+            return unsplit(lambda params, clinical: part(params, grid.enter(clinical)))
+        return SuperResolution(
+            partial(part, name="trunk"),
+            partial(part, name="tail"),
+            generator.trunk_reach_px,
+            generator.tail_reach_px,
+        )
+
     discriminator_loss = terms.discriminator_loss(apply, grid)
-    return Method(init, generator_loss, discriminator_loss, super_resolve, translate, reach_px)
+    return Method(init, generator_loss, discriminator_loss, super_resolution(), translate)

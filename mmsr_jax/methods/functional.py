@@ -17,12 +17,12 @@ class Networks(NamedTuple):
 
     Attributes:
       init: key → params.
-      apply: (params, branch, name, input) → that network's output.
+      apply: (params, branch, name, input, part of the network or "__call__") → its output.
       modules: the networks without parameters.
     """
 
     init: Callable[[Array], Params]
-    apply: Callable[[Params, str, str, Array], Any]
+    apply: Callable[..., Any]
     modules: dict[str, dict[str, Any]]
 
 
@@ -37,7 +37,7 @@ def networks(constructors: Constructors) -> Networks:
         rngs = nnx.Rngs(key)
         return jax.tree.map(lambda make: nnx.to_pure_dict(nnx.state(make(rngs=rngs))), constructors)
 
-    def apply(params: Params, branch: str, name: str, images: Array) -> Any:
-        return nnx.merge(graphs[branch][name], params[branch][name])(images)
+    def apply(params: Params, branch: str, name: str, images: Any, part: str = "__call__") -> Any:
+        return getattr(nnx.merge(graphs[branch][name], params[branch][name]), part)(images)
 
     return Networks(init, apply, modules)

@@ -18,14 +18,13 @@ from mmsr_jax.config import Config
 from mmsr_jax.losses import kl_loss, reconstruction_loss
 from mmsr_jax.methods import terms
 from mmsr_jax.methods.functional import Constructors, networks
-from mmsr_jax.methods.method import Images, Method, Params, Terms
+from mmsr_jax.methods.method import Images, Method, Params, SuperResolution, Terms, unsplit
 from mmsr_jax.networks.blocks import Norm, ResidualBlock
 from mmsr_jax.networks.discriminators import MultiScaleDiscriminator
 from mmsr_jax.networks.unit import Decoder, Encoder
 
 _LAYERS, _SCALES = 4, 3  # of the micro discriminator
 _CLINICAL_LAYERS = 3  # of the clinical one, whose patches have no room for more scales
-_SHARED_REACH_PX = 2
 
 
 def create(config: Config) -> Method:
@@ -193,12 +192,25 @@ def _unit(
     def super_resolve(params: Params, clinical: Array) -> Array:
         return decode(params, "micro", encode(params, "clinical", grid.enter(clinical)))
 
-    reach_px = None
-    if norm != "instance":
-        ends = (modules["generators"][name] for name in ("encoder_clinical", "decoder_micro"))
-        reach_px = sum(end.reach_px for end in ends) + 2 * _SHARED_REACH_PX
+    def trunk(params: Params, clinical: Array) -> Array:
+        code = encode(params, "clinical", clinical)
+        features = apply(params, "generators", "shared_decoder", code)
+        return apply(params, "generators", "decoder_micro", features, "trunk")
+
+    def tail(params: Params, features: Array) -> Array:
+        return apply(params, "generators", "decoder_micro", features, "tail")
+
+    def super_resolution() -> SuperResolution:
+        nets = modules["generators"]
+        if nets["encoder_clinical"].strided:
+            return unsplit(super_resolve)
+        shared = nets["shared_encoder"].reach_px + nets["shared_decoder"].reach_px
+        ends = nets["encoder_clinical"].reach_px + nets["decoder_micro"].trunk_reach_px
+        reach_px = None if norm == "instance" else ends + shared
+        return SuperResolution(trunk, tail, reach_px, nets["decoder_micro"].tail_reach_px)
+
     discriminator_loss = terms.discriminator_loss(apply, grid)
-    return Method(init, generator_loss, discriminator_loss, super_resolve, translate, reach_px)
+    return Method(init, generator_loss, discriminator_loss, super_resolution(), translate)
 
 
 def _with_noise(means: Images, key: Array | None, pass_number: int) -> Images:

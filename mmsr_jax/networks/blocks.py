@@ -129,6 +129,11 @@ class ResidualBlock(nnx.Module):
         )
         self.first, self.second = conv(), conv()
 
+    @property
+    def reach_px(self) -> int:
+        """How far a feature sees beyond its place, if the norm is local."""
+        return self.first.padding + self.second.padding
+
     def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Add the block's residual to `features`."""
         residual = self.activation(normalise(self.first(features), self.norm))
@@ -269,7 +274,8 @@ def _conv_in_blocks(
     del strides, padding, options
     size = kernel.shape[0]
     height, width = (side - size + 1 for side in images.shape[1:3])
-    if height % 2 or width % 2:
+    symbolic = not isinstance(height, int) or not isinstance(width, int)
+    if symbolic or height % 2 or width % 2:
         return _conv(images, kernel)
     # One row and column of the last blocks go unread if the kernel's size is even.
     images = jnp.pad(images, ((0, 0), *[(0, side % 2) for side in images.shape[1:3]], (0, 0)))

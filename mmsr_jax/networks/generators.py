@@ -1,7 +1,7 @@
 """SR-CycleGAN's generators: across the scale gap in one direction each."""
 
 import itertools
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +21,13 @@ from mmsr_jax.networks.consistency import CONSISTENT_REACH_PX, consistent
 from mmsr_jax.resampling import BICUBIC_REACH_PX, bicubic_upsample
 
 Base = Literal["none", "bicubic", "consistent"]
+
+
+class SrFeatures(NamedTuple):
+    """What G1's trunk hands to its tail, on the clinical grid."""
+
+    features: Float[Array, "n h w c"]
+    clinical: Float[Array, "n h w 1"]
 
 
 class SrResnet(nnx.Module):
@@ -72,23 +79,36 @@ class SrResnet(nnx.Module):
         self.head = ImageHead(widths[-1], dtype=dtype, rngs=rngs)
 
     @property
-    def reach_px(self) -> float | None:
-        """How far an output pixel sees, in clinical pixels; None when it sees the whole image."""
+    def trunk_reach_px(self) -> float | None:
+        """How far the trunk's features see, in clinical pixels; None: over the whole image."""
         if self.norm == "instance":
             return None
-        tail = sum(block.reach_px / 2**level for level, block in enumerate(self.upsampling))
-        trunk = self.stem.padding + 2 * len(self.blocks) + self.post.padding
-        network = trunk + tail + self.head.conv.padding / self.scale
+        blocks = sum(block.reach_px for block in self.blocks)
+        return self.stem.padding + blocks + self.post.padding
+
+    @property
+    def tail_reach_px(self) -> float:
+        """How far an output pixel sees in what the trunk gives, in clinical pixels."""
+        upsampling = sum(block.reach_px / 2**level for level, block in enumerate(self.upsampling))
+        tail = upsampling + self.head.conv.padding / self.scale
         if self.base == "consistent":
-            return network + CONSISTENT_REACH_PX
-        return max(network, BICUBIC_REACH_PX) if self.base == "bicubic" else network
+            return tail + CONSISTENT_REACH_PX
+        return max(tail, BICUBIC_REACH_PX) if self.base == "bicubic" else tail
 
     def __call__(self, clinical: Float[Array, "n h w 1"]) -> Float[Array, "n h*s w*s 1"]:
         """Super-resolve clinical images in [-1, 1]; float32 in [-1, 1] whatever the dtype."""
+        return self.tail(self.trunk(clinical))
+
+    def trunk(self, clinical: Float[Array, "n h w 1"]) -> SrFeatures:
+        """All that is computed at low resolution, and the scan for the base."""
         features = leaky_relu(self.stem(clinical))
         for block in self.blocks:
             features = block(features)
-        features = self.post(features)
+        return SrFeatures(self.post(features), clinical)
+
+    def tail(self, trunk: SrFeatures) -> Float[Array, "n h*s w*s 1"]:
+        """The image, from what the trunk gave."""
+        features, clinical = trunk
         for upsample in self.upsampling:
             features = upsample(features)
         image = self.head(features)

@@ -46,11 +46,6 @@ class ResnetGenerator(nnx.Module):
         )
         self.head = conv(channels, 1, 7, padding=3)
 
-    @property
-    def reach_px(self) -> None:
-        """How far a pixel sees: over the whole image, through the instance norm."""
-        return None
-
     def __call__(self, images: Float[Array, "n h w 1"]) -> Float[Array, "n h w 1"]:
         """Translate images in [-1, 1], sides a multiple of 4; float32 in [-1, 1]."""
         features = _normalised(self.stem(images))

@@ -37,6 +37,7 @@ class Encoder(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        self.strided = strided
         size, stride = (4, 2) if strided else (3, 1)
         self.stem = Conv(1, widths[0], 7, padding=3, kernel_init=he_init, dtype=dtype, rngs=rngs)
         self.convs = nnx.List(
@@ -61,7 +62,8 @@ class Encoder(nnx.Module):
     @property
     def reach_px(self) -> int:
         """How far a feature sees in the image, if no convolution is strided and the norm local."""
-        return self.stem.padding + sum(conv.padding for conv in self.convs) + 2 * len(self.blocks)
+        convs = sum(conv.padding for conv in (self.stem, *self.convs))
+        return convs + sum(block.reach_px for block in self.blocks)
 
     def __call__(self, images: Float[Array, "n h w 1"]) -> Float[Array, "n h2 w2 c"]:
         """Features of images in [-1, 1]."""
@@ -110,18 +112,29 @@ class Decoder(nnx.Module):
         self.head = ImageHead(widths[-1], dtype=dtype, rngs=rngs)
 
     @property
-    def reach_px(self) -> float:
-        """How far a pixel sees in the features, in features, if the norm is local."""
-        tail = sum(block.reach_px / 2**level for level, block in enumerate(self.upsampling))
+    def trunk_reach_px(self) -> int:
+        """How far the trunk's features see in its input, if the norm is local."""
+        return sum(block.reach_px for block in self.blocks)
+
+    @property
+    def tail_reach_px(self) -> float:
+        """How far a pixel sees in what the trunk gives, in features."""
+        upsampling = sum(block.reach_px / 2**level for level, block in enumerate(self.upsampling))
         convs = sum(conv.padding for conv in self.convs)
-        return (
-            2 * len(self.blocks) + tail + convs + self.head.conv.padding / 2 ** len(self.upsampling)
-        )
+        return upsampling + convs + self.head.conv.padding / 2 ** len(self.upsampling)
 
     def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 1"]:
         """The image, float32 in [-1, 1], that `features` show."""
+        return self.tail(self.trunk(features))
+
+    def trunk(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """The residual blocks."""
         for block in self.blocks:
             features = block(features)
+        return features
+
+    def tail(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 1"]:
+        """The image, from what the trunk gave."""
         for upsample in self.upsampling:
             features = upsample(features)
         for conv in self.convs:

@@ -29,7 +29,7 @@ from mmsr_jax.evaluation.sections import (
     SuperResolve,
     super_resolve_phantom,
 )
-from mmsr_jax.inference.model import SuperResolver, load_model
+from mmsr_jax.inference.trained import TrainedModel, load_model
 from mmsr_jax.report.page import Table, write_page
 from mmsr_jax.report.pictures import (
     phantom_pictures,
@@ -54,7 +54,7 @@ class Run:
     """A finished run."""
 
     path: Path
-    model: SuperResolver
+    model: TrainedModel
     evaluation: Evaluation
 
 
@@ -231,13 +231,13 @@ def _equal(cases: Cases, others: Cases) -> bool:
     return np.allclose(values[: len(cases)], values[len(cases) :], rtol=1e-3, equal_nan=True)
 
 
-def _shown_methods(models: dict[str, SuperResolver]) -> dict[str, SuperResolve]:
+def _shown_methods(models: dict[str, TrainedModel]) -> dict[str, SuperResolve]:
     first = next(iter(models.values()))
     rivals = {name: method for name, method in methods(first).items() if name != MODEL}
     return rivals | {name: model.normalised for name, model in models.items()}
 
 
-def _phantoms(by_name: dict[str, SuperResolve], model: SuperResolver) -> Phantoms:
+def _phantoms(by_name: dict[str, SuperResolve], model: TrainedModel) -> Phantoms:
     cases = phantom_cases(_PICTURES, window_hu=model.window_hu, scale=model.scale)
     return Phantoms(
         cases,

@@ -12,7 +12,7 @@ from mmsr_jax.config import Config
 from mmsr_jax.evaluation.evaluate_run import PHANTOMS, Evaluation, evaluate, methods, save
 from mmsr_jax.evaluation.real_images import RealImage
 from mmsr_jax.evaluation.sections import Section
-from mmsr_jax.inference.model import SuperResolver
+from mmsr_jax.inference.trained import TrainedModel
 from mmsr_jax.report.page import Curves, Table, write_page
 from mmsr_jax.report.pictures import (
     phantom_pictures,
@@ -30,7 +30,7 @@ _REGION_ROWS = 2  # pictures whose regions are shown
 
 def report_run(
     run: Path,
-    model: SuperResolver,
+    model: TrainedModel,
     *,
     dataset: Path | None = None,
     clinical: Sequence[RealImage] = (),
@@ -109,7 +109,7 @@ def run_curves(runs: dict[str, Path]) -> list[Curves]:
     return [Curves(scalar, series) for scalar, series in panels.items()]
 
 
-def super_resolve_held_out(run: Path, model: SuperResolver, dataset: Path) -> Path | None:
+def super_resolve_held_out(run: Path, model: TrainedModel, dataset: Path) -> Path | None:
     """The first held-out scan of a dataset as a super-resolved volume, if there is one."""
     card = dataset_card.load(dataset)
     if not card.held_out:

@@ -6,7 +6,8 @@ import pytest
 from scan_files import OBLIQUE, UIDS, assert_same, numbers, refuses, write_dicom
 
 from data_pipelines.geometry import Geometry, Volume
-from data_pipelines.volumes import check_hounsfield, read_volume
+from data_pipelines.hounsfield import check_hounsfield
+from data_pipelines.volumes import read_volume
 
 CLINICAL = Path(__file__).parents[3] / "shared" / "data" / "clinical"
 
@@ -143,4 +144,4 @@ def test_real_dicom_series() -> None:
     assert volume.geometry == Geometry(
         (0.646484375, 0.646484375, 8.0), (-173.1767578125, -294.1767578125, 152.0)
     )
-    check_hounsfield(volume, "scan")
+    check_hounsfield(volume.array, "scan")

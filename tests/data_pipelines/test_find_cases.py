@@ -40,6 +40,17 @@ def test_find_cases(tmp_path: Path) -> None:
     assert find_cases([str(volumes / "slice_0.png")]) == [volumes / "slice_0.png"]
 
 
+def test_an_ome_zarr_is_one_case(tmp_path: Path) -> None:
+    for name in ("a.ome.zarr", "b.zarr", ".partial-c.ome.zarr"):
+        write_volume(Volume(numbers(), OBLIQUE), tmp_path / "plain.ome.zarr")
+        (tmp_path / "plain.ome.zarr").rename(tmp_path / name)
+    write_images(tmp_path / "a.ome.zarr" / "previews", count=3)
+    expected = [tmp_path / "a.ome.zarr", tmp_path / "b.zarr"]
+    assert find_cases([str(tmp_path)]) == expected
+    assert find_cases([str(tmp_path / "*.zarr")]) == expected
+    assert find_cases([str(tmp_path / "b.zarr")]) == expected[1:]
+
+
 def test_preview_above_the_scans_hides_none(tmp_path: Path) -> None:
     write_images(tmp_path, count=1)
     write_dicom(tmp_path / "scan", numbers((2, 4, 5)))

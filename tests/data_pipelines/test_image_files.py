@@ -75,7 +75,7 @@ def test_header_with_spacing(tmp_path: Path, name: str, line: str) -> None:
 
 def test_spacing_of_zero(tmp_path: Path) -> None:
     path = write_header(tmp_path / "v.mha", "ElementSpacing = 0 1 1\n")
-    refuses(path, f"{path} has a spacing of 0 mm; give a positive one")
+    refuses(path, f"{path} has a spacing of (0.0, 1.0, 1.0) mm; give a positive one")
 
 
 def test_flat_volume_file(tmp_path: Path) -> None:

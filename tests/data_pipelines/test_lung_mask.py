@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chest import body
+from skimage.measure import block_reduce
 
 from data_pipelines.errors import UserError
 from data_pipelines.find_cases import find_cases
-from data_pipelines.lung_mask import lung_mask, specimen_mask
+from data_pipelines.lung_mask import lung_mask, specimen_mask, streamed_lung_mask
 from data_pipelines.volumes import read_volume
 
 CLINICAL = Path(__file__).parents[3] / "shared" / "data" / "clinical"
@@ -106,6 +107,51 @@ def test_kernel_does_not_change_the_mask() -> None:
         volume = read_volume(case)
         masks.append(lung_mask(volume.array, volume.geometry.spacing_mm, case.name))
     assert dice(*masks) > 0.98
+
+
+@pytest.mark.parametrize("spacing_mm", [(2.0, 2.0, 5.0), (1.1, 1.3, 4.0), (2.5, 2.5, 1.25)])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_slices_of_a_stream_give_the_same_mask(
+    spacing_mm: tuple[float, float, float], dtype: type
+) -> None:
+    hu, lungs = body(spacing_mm)
+    hu = hu.round().astype(dtype)
+    expected = lung_mask(hu, spacing_mm, "body")
+    mask = streamed_lung_mask((plane for plane in hu), spacing_mm, "body")
+    assert mask.slice(0).dtype == bool
+    np.testing.assert_array_equal([mask.slice(i) for i in range(len(hu))], expected)
+    assert dice(expected, lungs) > 0.95
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_shapes_of_a_stream(seed: int) -> None:
+    """The mask of a stream is that of the scan after scikit-image pooled it whole."""
+    rng = np.random.default_rng(seed)
+    spacing_mm = tuple(rng.uniform(0.4, 3.0, 3).tolist())
+    size_mm = rng.uniform((1.0, 110.0, 110.0), (10.0, 140.0, 140.0))
+    shape = tuple(np.ceil(size_mm / spacing_mm[::-1]).astype(int).tolist())
+    hu = rng.integers(0, 80, shape).astype(np.int16)
+    rows, columns = (slice(size // 4, 1 + 3 * size // 4) for size in shape[1:])
+    hu[:, rows, columns] -= 900
+    block = tuple(max(1, round(2.0 / step)) for step in reversed(spacing_mm))
+    pad = [(0, -size % factor) for size, factor in zip(shape, block)]
+    coarse = block_reduce(np.pad(hu, pad, mode="edge"), block, np.mean)
+    steps_mm = tuple(step * factor for step, factor in zip(spacing_mm, reversed(block)))
+    expected = np.kron(lung_mask(coarse, steps_mm, "pooled"), np.ones(block, bool))
+    expected = expected[tuple(slice(size) for size in shape)]
+    assert 0.1 < expected.mean() < 0.6
+    mask = streamed_lung_mask(iter(hu), spacing_mm, "box")
+    assert mask.shape == shape
+    np.testing.assert_array_equal([mask.slice(i) for i in range(shape[0])], expected)
+    np.testing.assert_array_equal(lung_mask(hu, spacing_mm, "box"), expected)
+    for outside in (-1, shape[0]):
+        with pytest.raises(IndexError):
+            mask.slice(outside)
+
+
+def test_no_lung_in_a_stream() -> None:
+    with pytest.raises(UserError, match=r"no lung found in scan 7 \(0\.00%"):
+        streamed_lung_mask(iter(np.full((5, 64, 64), 40)), (1, 1, 1), "scan 7")
 
 
 def tissue(shape: tuple[int, int, int]) -> np.ndarray:

@@ -248,7 +248,7 @@ def test_absolute_intensity_survives_sr_resnet() -> None:
 @pytest.mark.parametrize("upsample", UPSAMPLES)
 def test_a_pixel_reaches_as_far_as_reach_px_says(scale: int, upsample: str, norm: str) -> None:
     module = weighted(lambda: sr_resnet(scale=scale, upsample=upsample, norm=norm))
-    reach = module.reach_px
+    reach = module.trunk_reach_px + module.tail_reach_px
     network, at = compiled(module), np.array([11, 13])
     clinical = images(8, 1, 24, 26, 1)
     changed = clinical.copy()
@@ -269,14 +269,16 @@ def test_reach_of_the_paper_sized_network() -> None:
         for upsample in UPSAMPLES
     }
     # 3 of the stem, 9 · 2, 1 before the tail, the tail, 3/8 of the head
-    assert reach["shuffle"].reach_px == 22 + (1 + 1 / 2 + 1 / 4) + 3 / 8
-    assert reach["smooth"].reach_px == 22 + (1 + 1 / 2 + 1 / 4) + 3 / 8
-    assert reach["nearest"].reach_px == 22 + (1 / 2 + 1 / 4 + 1 / 8) + 3 / 8
+    assert {network.trunk_reach_px for network in reach.values()} == {22}
+    assert reach["shuffle"].tail_reach_px == (1 + 1 / 2 + 1 / 4) + 3 / 8
+    assert reach["smooth"].tail_reach_px == (1 + 1 / 2 + 1 / 4) + 3 / 8
+    assert reach["nearest"].tail_reach_px == (1 / 2 + 1 / 4 + 1 / 8) + 3 / 8
 
 
 def test_instance_norm_sees_the_whole_image() -> None:
     module = weighted(lambda: sr_resnet(norm="instance"))
-    assert module.reach_px is None
+    assert module.trunk_reach_px is None
+    assert module.tail_reach_px < 3
     network = compiled(module)
     clinical = images(8, 1, 24, 26, 1)
     changed = clinical.copy()

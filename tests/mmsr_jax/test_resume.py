@@ -20,7 +20,7 @@ from commands import SMALL, FinishedRun, finish, run, small_config, small_demo, 
 from data_pipelines.errors import UserError
 from mmsr_jax import methods
 from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, load_meta
-from mmsr_jax.inference.model import load_model
+from mmsr_jax.inference.trained import load_model
 from mmsr_jax.train_state import TrainState, create_train_state
 
 STEPS = SMALL["steps"]

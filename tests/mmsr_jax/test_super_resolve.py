@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from commands import SMALL, FinishedRun, error_line, run, small_config
+from commands import SMALL, FinishedRun, error_line, run
+from models import REPEATING, SCALE
 from scan_files import OBLIQUE, UIDS, rotated, write_dicom
 from scipy.spatial.transform import Rotation
 
@@ -16,11 +17,11 @@ from data_pipelines.errors import UserError
 from data_pipelines.geometry import Geometry, Volume
 from data_pipelines.intensity import clinical_intensity, to_hu
 from data_pipelines.volumes import read_volume, write_volume
-from mmsr_jax.inference import model as inference
-from mmsr_jax.inference.model import SuperResolver, load_model
-from mmsr_jax.super_resolve import super_resolve
+from mmsr_jax.inference import trained
+from mmsr_jax.inference.options import Options, output_paths
+from mmsr_jax.inference.scan import super_resolve_scan
+from mmsr_jax.inference.trained import TrainedModel, load_model
 
-SCALE = 8
 NEWEST = str(SMALL["steps"])
 
 
@@ -46,15 +47,17 @@ def empty(tmp_path: Path) -> Path:
 @pytest.fixture
 def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run's network repeats pixels, so that places are seen in the output exactly."""
-    model = SuperResolver(
-        network=lambda images: images.repeat(SCALE, 1).repeat(SCALE, 2),
-        scale=SCALE,
-        reach_px=0,
-        window_hu=(-1000.0, 500.0),
-        config=small_config(),
-        step=0,
-    )
-    monkeypatch.setattr(inference, "load_model", lambda run, checkpoint: model)
+    monkeypatch.setattr(trained, "load_model", lambda run, checkpoint: REPEATING)
+
+
+def super_resolve(
+    run: Path, scan: Path, output: Path, *, checkpoint: str = "last", **options: object
+) -> Volume:
+    """What is written of a scan with one run."""
+    options = Options(scan=scan, output=output, **options)
+    output_paths(options, ensemble=False)  # the command line checks these before it loads a run
+    super_resolve_scan([trained.load_model(run, checkpoint)], options)
+    return read_volume(output)
 
 
 # ---- where the output lies --------------------------------------------------------------------
@@ -130,12 +133,12 @@ def test_a_structure_stays_where_it_is_whatever_the_slices_axis(
 
 
 @pytest.fixture(scope="module")
-def model(finished: FinishedRun) -> SuperResolver:
+def model(finished: FinishedRun) -> TrainedModel:
     return load_model(finished.workdir)
 
 
 def test_the_command_writes_what_the_network_gives_for_whole_slices(
-    finished: FinishedRun, model: SuperResolver, tmp_path: Path
+    finished: FinishedRun, model: TrainedModel, tmp_path: Path
 ) -> None:
     hu = chest((2, 140, 132))  # more than a tile
     write_volume(Volume(hu, OBLIQUE), tmp_path / "scan.nii.gz")
@@ -155,13 +158,14 @@ def test_the_command_writes_what_the_network_gives_for_whole_slices(
     assert written.array.dtype == np.int16
     np.testing.assert_array_equal(written.array, model.array(hu))
     for one, fine in zip(clinical_intensity(model.window_hu).normalise(hu), written.array):
-        whole = np.asarray(model.network(one[None, :, :, None]))[0, :, :, 0]
+        network = model.network
+        whole = np.asarray(network.tail(network.trunk(one[None, :, :, None])))[0, :, :, 0]
         assert np.abs(to_hu(whole, model.window_hu) - fine).max() <= 0.51
     low, high = model.window_hu
     assert low <= written.array.min() < written.array.max() <= high
 
 
-def test_a_dicom_folder(finished: FinishedRun, model: SuperResolver, tmp_path: Path) -> None:
+def test_a_dicom_folder(finished: FinishedRun, model: TrainedModel, tmp_path: Path) -> None:
     hu = chest()
     write_dicom(tmp_path / "scan", hu)
     fine = super_resolve(finished.workdir, tmp_path / "scan", tmp_path / "fine.nii.gz")
@@ -178,7 +182,7 @@ def test_one_file_of_a_dicom_folder_stands_for_all(tmp_path: Path) -> None:
     assert fine.array.shape == (3, 160, 192)
 
 
-def test_one_of_several_series(finished: FinishedRun, model: SuperResolver, tmp_path: Path) -> None:
+def test_one_of_several_series(finished: FinishedRun, model: TrainedModel, tmp_path: Path) -> None:
     hu = chest()
     write_dicom(tmp_path / "scan", hu, series="a")
     write_dicom(tmp_path / "scan", hu[:, ::-1], series="b")
@@ -196,7 +200,7 @@ def test_the_best_checkpoint(finished: FinishedRun, scan: Path, tmp_path: Path) 
     np.testing.assert_array_equal(outputs[1], best)
 
 
-def test_arrays_of_other_dtypes_and_bad_ones(model: SuperResolver) -> None:
+def test_arrays_of_other_dtypes_and_bad_ones(model: TrainedModel) -> None:
     hu = chest((1, 13, 12))
     np.testing.assert_array_equal(model.array(hu.astype(np.float64)), model.array(hu))
     with pytest.raises(ValueError, match="shape"):
@@ -213,7 +217,8 @@ def test_an_existing_output_is_replaced_when_asked(
     (empty / "fine.nrrd").write_text("old")
     super_resolve(finished.workdir, scan, empty / "fine.nrrd", overwrite=True)
     assert read_volume(empty / "fine.nrrd").array.shape == (3, 160, 192)
-    assert [path.name for path in empty.iterdir()] == ["fine.nrrd"]
+    names = sorted(path.name for path in empty.iterdir())
+    assert names == ["fine.nrrd", "fine.nrrd.json", "fine_disagreement.nrrd"]
 
 
 # ---- bad input --------------------------------------------------------------------------------
@@ -278,7 +283,7 @@ def flat(folder: Path) -> tuple[Path, str]:
 
 def tiff(folder: Path) -> tuple[Path, str]:
     sitk.WriteImage(sitk.GetImageFromArray(chest()), str(folder / "stack.tif"))
-    return folder / "stack.tif", "no spacing in mm; convert it to NIfTI, MetaImage or NRRD"
+    return folder / "stack.tif", "no spacing in mm; give --spacing=x,y,z in mm"
 
 
 def not_hounsfield(folder: Path) -> tuple[Path, str]:
@@ -317,7 +322,7 @@ def test_an_unknown_series(finished: FinishedRun, scan: Path, tmp_path: Path, em
 
 
 def test_outputs_that_cannot_be_written(finished: FinishedRun, scan: Path, empty: Path) -> None:
-    for name in ("fine.png", "fine", "fine.dcm"):
+    for name in ("fine.png", "fine.dcm"):
         refuses(finished.workdir, scan, empty / name, empty / name, ".nii.gz, .nii, .mha, .nrrd")
     (empty / "fine.mha").write_text("dear")
     refuses(finished.workdir, scan, empty / "fine.mha", empty / "fine.mha", "--overwrite")

@@ -1,22 +1,28 @@
 import functools
 import math
-from collections.abc import Callable
+from dataclasses import astuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from commands import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from mmsr_jax.inference.tiles import super_resolve_slice
-from mmsr_jax.networks.generators import SrResnet
+from mmsr_jax import methods
+from mmsr_jax.inference.network import Network
+from mmsr_jax.inference.tiles import Window, super_resolve_slices
 
-KINDS = [
-    (norm, upsample) for norm in ("pixel", "none") for upsample in ("nearest", "smooth", "shuffle")
+METHODS = [
+    *(("cyclegan", norm, up) for norm in ("pixel", "none") for up in ("nearest", "smooth")),
+    ("cyclegan", "pixel", "shuffle"),
+    ("cyclegan", "instance", "nearest"),
+    *(("unit", norm, "shuffle") for norm in ("pixel", "none", "instance")),
+    ("unit", "pixel", "nearest"),
 ]
+LOCAL = [kind for kind in METHODS if kind[1] != "instance"]
 # Compiles several times faster, for networks that run slower than they need to.
 FAST_COMPILATION = {
     "xla_backend_optimization_level": 0,
@@ -25,26 +31,45 @@ FAST_COMPILATION = {
 SCALE = 2
 
 
-def picture(rows: int, columns: int) -> np.ndarray:
+def pictures(rows: int, columns: int, count: int = 1) -> np.ndarray:
     rng = np.random.default_rng(rows * 1000 + columns)
-    return rng.uniform(-1, 1, (rows, columns)).astype(np.float32)
+    return rng.uniform(-1, 1, (count, rows, columns)).astype(np.float32)
 
 
-# Any network: one of NumPy, whose reach is its filter's radius
+def whole(network: Network, images: np.ndarray) -> np.ndarray:
+    """What the network gives for whole slices."""
+    return np.asarray(network.tail(network.trunk(images[..., None])))[..., 0]
 
 
-def filtering_network(radius: int, shapes: set[tuple[int, ...]]) -> Callable[..., np.ndarray]:
-    """A random filter with reflection at the border, each pixel then repeated; notes its inputs."""
-    weights = np.random.default_rng(0).normal(size=(2 * radius + 1,) * 2)
+# Any network: filters of NumPy, which reach as far as their radius
 
-    def network(images: np.ndarray) -> np.ndarray:
-        assert images.dtype == np.float32
-        shapes.add(images.shape)
-        filtered = ndimage.correlate(images[0, :, :, 0].astype(np.float64), weights, mode="mirror")
-        fine = np.kron(filtered, np.ones((SCALE, SCALE)))
-        return fine[None, :, :, None].astype(np.float32)
 
-    return network
+def filtered(images: jax.Array | np.ndarray, radius: int) -> np.ndarray:
+    """Correlation with random weights, reflected at the border."""
+    weights = np.random.default_rng(radius).normal(size=(2 * radius + 1,) * 2)
+    planes = np.asarray(images, np.float64)[..., 0]
+    result = [ndimage.correlate(plane, weights, mode="mirror") for plane in planes]
+    return np.stack(result)[..., None].astype(np.float32)
+
+
+def filters(trunk: int, tail: int, shapes: set[tuple[int, ...]], less: float = 0) -> Network:
+    """Two filters, each pixel then repeated; notes the shapes that the tail sees."""
+
+    def tail_of(features: jax.Array) -> np.ndarray:
+        shapes.add(features.shape)
+        return np.kron(filtered(features, tail), np.ones((1, SCALE, SCALE, 1)))
+
+    # A part of a pixel more or less asks for the whole pixel.
+    reach = [max(radius - less, 0) for radius in (trunk, tail)]
+    return Network(lambda images: filtered(images, trunk), tail_of, SCALE, *reach)
+
+
+def some_window(data: st.DataObject, rows: int, columns: int) -> Window:
+    ends = [
+        sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True)))
+        for n in (rows, columns)
+    ]
+    return Window(*ends[0], *ends[1])
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -52,130 +77,150 @@ def filtering_network(radius: int, shapes: set[tuple[int, ...]]) -> Callable[...
     rows=st.integers(1, 40),
     columns=st.integers(1, 40),
     tile_px=st.integers(1, 45),
-    radius=st.integers(0, 4),
+    trunk=st.integers(0, 3),
+    tail=st.integers(0, 3),
     less=st.floats(0, 0.99),
+    data=st.data(),
 )
-def test_tiles_equal_the_whole_slice(
-    rows: int, columns: int, tile_px: int, radius: int, less: float
+def test_tiles_equal_whole_slices_and_any_part_of_them(
+    rows: int, columns: int, tile_px: int, trunk: int, tail: int, less: float, data: st.DataObject
 ) -> None:
-    image, shapes = picture(rows, columns), set()
-    network = filtering_network(radius, shapes)
-    reach_px = max(radius - less, 0)  # a part of a pixel more or less asks for the whole pixel
-    tiled = super_resolve_slice(network, image, scale=SCALE, reach_px=reach_px, tile_px=tile_px)
-    assert len(shapes) == 1, "tiles of several shapes compile several times"
-    ((n, height, width, channels),) = shapes
-    assert (n, channels) == (1, 1)
-    assert height <= tile_px + 2 * math.ceil(reach_px)
-    assert width <= tile_px + 2 * math.ceil(reach_px)
+    images, shapes = pictures(rows, columns, 2), set()
+    network = filters(trunk, tail, shapes, less)
+    expected = whole(network, images)
+    shapes.clear()
+    window = some_window(data, rows, columns)
+    tiled = super_resolve_slices(network, images, tile_px=tile_px, window=window)
     assert tiled.dtype == np.float32
-    whole = network(image[None, :, :, None])[0, :, :, 0]
-    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    np.testing.assert_allclose(tiled, window.of(expected, SCALE), atol=1e-4)
+    ((n, height, width, channels),) = shapes  # tiles of several shapes compile several times
+    assert (n, channels) == (2, 1)
+    assert height <= tile_px + 2 * tail
+    assert width <= tile_px + 2 * tail
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(
+    rows=st.integers(1, 30),
+    columns=st.integers(1, 30),
+    tile_px=st.integers(1, 12),
+    share=st.floats(0, 1),
+)
+def test_only_wanted_tiles_are_computed(
+    rows: int, columns: int, tile_px: int, share: float
+) -> None:
+    images = pictures(rows, columns)
+    network = filters(1, 1, set())
+    wanted = np.random.default_rng(0).random((rows, columns)) < share**4
+    tiled = super_resolve_slices(network, images, tile_px=tile_px, wanted=wanted)[0]
+    fine = np.kron(wanted, np.ones((SCALE, SCALE), bool))
+    np.testing.assert_allclose(tiled[fine], whole(network, images)[0][fine], atol=1e-4)
+    corners = [(r, c) for r in range(0, rows, tile_px) for c in range(0, columns, tile_px)]
+    for row, column in corners:
+        tile = slice(row, row + tile_px), slice(column, column + tile_px)
+        part = tiled[tuple(slice(SCALE * s.start, SCALE * s.stop) for s in tile)]
+        assert np.isnan(part).all() == (not wanted[tile].any())
 
 
 @pytest.mark.parametrize("radius", [1, 3])
 def test_a_smaller_halo_would_be_noticed(radius: int) -> None:
-    image, network = picture(30, 23), filtering_network(radius, set())
-    tiled = super_resolve_slice(network, image, scale=SCALE, reach_px=radius - 1, tile_px=7)
-    whole = network(image[None, :, :, None])[0, :, :, 0]
-    assert np.abs(tiled - whole).max() > 0.01
+    images, network = pictures(30, 23), filters(0, radius, set())
+    short = filters(0, radius, set(), less=1)
+    tiled = super_resolve_slices(short, images, tile_px=7)
+    assert np.abs(tiled - whole(network, images)).max() > 0.01
 
 
-def test_without_a_reach_the_slice_is_one_tile() -> None:
+def test_without_a_reach_the_slice_is_one_tile_and_a_window_is_cut_from_it() -> None:
     shapes: set[tuple[int, ...]] = set()
-    image = picture(30, 23)
-    network = filtering_network(2, shapes)
-    result = super_resolve_slice(network, image, scale=SCALE, reach_px=None, tile_px=4)
+    network = Network(*astuple(filters(1, 2, shapes))[:2], SCALE, 0.0, None)
+    images, window = pictures(30, 23), Window(4, 9, 3, 20)
+    result = super_resolve_slices(network, images, tile_px=4, window=window)
     assert shapes == {(1, 30, 23, 1)}
-    np.testing.assert_array_equal(result, network(image[None, :, :, None])[0, :, :, 0])
+    np.testing.assert_array_equal(result, window.of(whole(network, images), SCALE))
 
 
-# The generator
+# The networks of the methods
 
 
 @functools.cache
-def sr_network(
-    norm: str, upsample: str, base: str = "none"
-) -> tuple[Callable[[np.ndarray], jax.Array], float | None]:
-    """(compiled network, its reach), with random weights of NumPy."""
-
-    def make() -> SrResnet:
-        return SrResnet(
-            channels=3,
-            blocks=1,
-            tail_channels=3,
-            scale=SCALE,
-            norm=norm,
-            upsample=upsample,
-            base=base,
-            rngs=nnx.Rngs(0),
-        )
-
-    module = nnx.eval_shape(make)
-    graph, state = nnx.split(module)
+def network_of(method: str, norm: str, upsample: str, base: str = "none") -> Network:
+    """Compiled, with random weights of NumPy, in which an error cannot hide."""
+    config = small_config(
+        method=method,
+        data__scale=SCALE,
+        data__clinical_patch_px=32,
+        networks__norm=norm,
+        networks__upsample=upsample,
+        networks__unit_upsample=upsample,
+        networks__unit_channels=8,
+        networks__unit_blocks=1,
+        networks__base=base,
+    )
+    made = methods.create(config)
     rng = np.random.default_rng(0)
 
     def values(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         spread = math.sqrt(2 / math.prod(leaf.shape[:-1])) if len(leaf.shape) == 4 else 0.05
         return jnp.asarray(rng.normal(0, spread, leaf.shape).astype(leaf.dtype))
 
-    state = jax.tree.map(values, state)
-    network = jax.jit(
-        lambda images: nnx.merge(graph, state)(images), compiler_options=FAST_COMPILATION
+    params = jax.tree.map(values, jax.eval_shape(made.init, jax.random.key(0)))
+    trunk, tail, *reach = made.super_resolution
+    trunk, tail = (
+        jax.jit(functools.partial(part, params), compiler_options=FAST_COMPILATION)
+        for part in (trunk, tail)
     )
-    return network, module.reach_px
+    return Network(trunk, tail, SCALE, *reach)
 
 
-def tiled_and_whole(
-    kind: tuple[str, ...], image: np.ndarray, tile_px: int, *, missing_px: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    network, reach_px = sr_network(*kind)
-    assert reach_px is not None
-    tiled = super_resolve_slice(
-        network, image, scale=SCALE, reach_px=reach_px - missing_px, tile_px=tile_px
-    )
-    return tiled, np.asarray(network(image[None, :, :, None]))[0, :, :, 0]
+@pytest.mark.parametrize("kind", METHODS, ids="-".join)
+def test_tiled_methods_equal_whole_slices_and_need_their_halo(kind: tuple[str, ...]) -> None:
+    network, images = network_of(*kind), pictures(37, 29, 2)
+    expected = whole(network, images)
+    assert expected.std() > 0.01
+    tiled = super_resolve_slices(network, images, tile_px=9)
+    np.testing.assert_allclose(tiled, expected, atol=1e-5)
+    assert network.tail_reach_px is not None
+    short = Network(network.trunk, network.tail, SCALE, 0.0, network.tail_reach_px - 1)
+    assert np.abs(super_resolve_slices(short, images, tile_px=9) - expected).max() > 1e-4
 
 
-@pytest.mark.parametrize("kind", KINDS, ids="-".join)
-def test_tiled_generator_equals_the_whole_slice_and_needs_its_halo(kind: tuple[str, str]) -> None:
-    image = picture(37, 29)
-    tiled, whole = tiled_and_whole(kind, image, 9)
-    assert whole.std() > 0.01
-    np.testing.assert_allclose(tiled, whole, atol=1e-5)
-    short, _ = tiled_and_whole(kind, image, 9, missing_px=2)
-    assert np.abs(short - whole).max() > 1e-4 * whole.std()
+@pytest.mark.parametrize("kind", LOCAL, ids="-".join)
+def test_fused_networks_equal_whole_slices(kind: tuple[str, ...]) -> None:
+    network, images = network_of(*kind), pictures(37, 29)
+    plain = Network(network.trunk.__wrapped__, network.tail.__wrapped__, *astuple(network)[2:])
+    tiled = super_resolve_slices(plain.fused(), images, tile_px=9)
+    np.testing.assert_allclose(tiled, whole(network, images), atol=1e-5)
 
 
-@settings(derandomize=True, deadline=None, max_examples=12)
+@settings(derandomize=True, deadline=None, max_examples=16)
 @given(
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(METHODS),
     rows=st.integers(1, 40),
     columns=st.integers(1, 40),
     tile_px=st.integers(2, 24),
+    data=st.data(),
 )
-def test_tiled_generator_equals_slices_of_any_size(
-    kind: tuple[str, str], rows: int, columns: int, tile_px: int
+def test_tiled_methods_on_slices_and_windows_of_any_size(
+    kind: tuple[str, ...], rows: int, columns: int, tile_px: int, data: st.DataObject
 ) -> None:
-    tiled, whole = tiled_and_whole(kind, picture(rows, columns), tile_px)
-    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    network, images = network_of(*kind), pictures(rows, columns)
+    window = some_window(data, rows, columns)
+    tiled = super_resolve_slices(network, images, tile_px=tile_px, window=window)
+    np.testing.assert_allclose(tiled, window.of(whole(network, images), SCALE), atol=1e-5)
 
 
 @pytest.mark.parametrize("base", ["bicubic", "consistent"])
-def test_tiled_generator_with_a_base_equals_the_whole_slice(base: str) -> None:
-    tiled, whole = tiled_and_whole(("pixel", "nearest", base), picture(90, 9), 5)
-    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+@pytest.mark.parametrize("norm", ["pixel", "instance"])
+def test_tiled_generator_with_a_base_equals_the_whole_slice(norm: str, base: str) -> None:
+    network, images = network_of("cyclegan", norm, "nearest", base), pictures(90, 9)
+    tiled = super_resolve_slices(network, images, tile_px=5)
+    np.testing.assert_allclose(tiled, whole(network, images), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (1, 40), (40, 1)])
-def test_tiled_generator_on_slivers(shape: tuple[int, int]) -> None:
-    tiled, whole = tiled_and_whole(("pixel", "nearest"), picture(*shape), 4)
-    assert tiled.shape == (SCALE * shape[0], SCALE * shape[1])
-    np.testing.assert_allclose(tiled, whole, atol=1e-5)
-
-
-def test_instance_norm_takes_the_whole_slice() -> None:
-    network, reach_px = sr_network("instance", "nearest")
-    assert reach_px is None
-    image = picture(37, 29)
-    result = super_resolve_slice(network, image, scale=SCALE, reach_px=reach_px, tile_px=9)
-    np.testing.assert_array_equal(result, np.asarray(network(image[None, :, :, None]))[0, :, :, 0])
+@pytest.mark.parametrize("shape", [(5, 3), (1, 40), (40, 1), (1, 1)])
+@pytest.mark.parametrize("kind", [METHODS[0], METHODS[-1]], ids="-".join)
+def test_tiled_methods_on_slivers(kind: tuple[str, ...], shape: tuple[int, int]) -> None:
+    network, images = network_of(*kind), pictures(*shape)
+    tiled = super_resolve_slices(network, images, tile_px=4)
+    assert tiled.shape == (1, SCALE * shape[0], SCALE * shape[1])
+    np.testing.assert_allclose(tiled, whole(network, images), atol=1e-5)

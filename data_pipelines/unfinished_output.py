@@ -1,0 +1,112 @@
+"""Outputs that take hours: continued where they stopped, and never mistaken for whole ones.
+
+Everything unfinished lies in a hidden folder beside the output, with a ledger of the slices that
+are written. The output appears under its name, by one rename, when all slices are.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from data_pipelines.errors import UserError
+from data_pipelines.output_folder import made
+from data_pipelines.writers import put_in_place
+
+_SETTINGS, _LEDGER, _LOCK = "settings.json", "ledger", "lock"
+
+
+class UnfinishedOutput:
+    """The working folder of one output, and which of its slices are written.
+
+    Attributes:
+      folder: in which everything unfinished lies.
+    """
+
+    def __init__(self, folder: Path, process: int):
+        self.folder = folder
+        self._ledger = folder / f"{_LEDGER}-{process}.jsonl"
+
+    def done(self) -> dict[int, dict[str, Any]]:
+        """What was recorded of each slice that is written, by its index, by any process."""
+        done: dict[int, dict[str, Any]] = {}
+        for ledger in sorted(self.folder.glob(f"{_LEDGER}-*.jsonl")):
+            done |= {line.pop("slice"): line for line in _whole_lines(ledger)}
+        return done
+
+    def record(self, index: int, values: Mapping[str, Any]) -> None:
+        """Note that a slice is written; to be called after all its outputs are."""
+        with open(self._ledger, "a") as ledger:
+            ledger.write(json.dumps({"slice": index, **values}) + "\n")
+
+    def publish(self, payloads: Sequence[tuple[Path, Path]]) -> None:
+        """Rename finished payloads to their final names, in this order, and drop the folder."""
+        for payload, path in payloads:
+            put_in_place(payload, path)
+        shutil.rmtree(self.folder)
+
+
+@contextlib.contextmanager
+def unfinished_output(
+    path: Path, settings: Mapping[str, Any], *, process: int = 0
+) -> Iterator[UnfinishedOutput]:
+    """The working folder of `path`, continued if an earlier run with equal settings left one.
+
+    What a run with other settings left is dropped. The folder outlives an exception, but not one
+    that comes before any slice is recorded.
+
+    Args:
+      path: the output's final name.
+      settings: everything that decides the output's voxels; values of JSON.
+      process: of several that write one output; process 0 must enter first.
+
+    Raises:
+      UserError: another run is writing `path`.
+    """
+    folder = path.with_name(f".unfinished-{path.name}")
+    with made(path.parent):
+        if process == 0:
+            folder.mkdir(exist_ok=True)
+        lock = filelock.FileLock(folder / f"{_LOCK}-{process}", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise UserError(
+                f"{path} is being written by another process; wait for it, or choose another name"
+            ) from error
+        try:
+            if process == 0 and _settings_of(folder) != json.loads(json.dumps(settings)):
+                _emptied(folder, but=Path(lock.lock_file))
+                (folder / _SETTINGS).write_text(json.dumps(settings))
+            output = UnfinishedOutput(folder, process)
+            yield output
+        finally:
+            lock.release()
+            if process == 0 and not any(folder.glob(f"{_LEDGER}-*.jsonl")):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settings_of(folder: Path) -> Any:
+    try:
+        return json.loads((folder / _SETTINGS).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _emptied(folder: Path, but: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != but:
+            path.unlink()
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a ledger; one that a killed process left half-written counts for nothing."""
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(text)
