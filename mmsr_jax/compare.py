@@ -34,9 +34,11 @@ def main(argv: list[str]) -> None:
         from data_pipelines.intensity import CLINICAL_WINDOW_HU
         from mmsr_jax.compilation_cache import enable_compilation_cache
         from mmsr_jax.evaluation.real_images import lung_squares
+        from mmsr_jax.host_memory import keep_host_memory
         from mmsr_jax.report.comparison import compare
 
         logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
+        keep_host_memory()
         enable_compilation_cache()
         clinical = lung_squares(_CLINICAL.value, CLINICAL_WINDOW_HU) if _CLINICAL.value else []
         print(

@@ -40,10 +40,12 @@ def main(argv: list[str]) -> None:
         # JAX starts after the cheap checks.
         from mmsr_jax.compilation_cache import enable_compilation_cache
         from mmsr_jax.evaluation.real_images import lung_squares, micro_slices
+        from mmsr_jax.host_memory import keep_host_memory
         from mmsr_jax.inference.trained import load_model
         from mmsr_jax.report.run_report import report_run
 
         logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
+        keep_host_memory()
         enable_compilation_cache()
         model = load_model(_RUN.value, _CHECKPOINT.value)
         micro = {

@@ -37,9 +37,11 @@ def main(argv: list[str]) -> None:
     with reported_in_one_line():
         config = _config(argv)
         from mmsr_jax.compilation_cache import enable_compilation_cache
+        from mmsr_jax.host_memory import keep_host_memory
         from mmsr_jax.train import Interrupted, train
 
         logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
+        keep_host_memory()
         enable_compilation_cache()
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         try:

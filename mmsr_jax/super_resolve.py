@@ -84,6 +84,7 @@ def main(argv: list[str]) -> None:
         import jax
 
         from mmsr_jax.compilation_cache import enable_compilation_cache
+        from mmsr_jax.host_memory import keep_host_memory
         from mmsr_jax.inference.options import Options, output_paths
         from mmsr_jax.inference.scan import super_resolve_scan
 
@@ -103,6 +104,7 @@ def main(argv: list[str]) -> None:
             keep_patient=_KEEP_PATIENT.value,
         )
         output_paths(options, ensemble=False)
+        keep_host_memory()
         if _DISTRIBUTED.value:
             jax.distributed.initialize()
         enable_compilation_cache()
