@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from scipy import ndimage
@@ -30,17 +30,29 @@ class LungMask:
       coarse: bool, (z, y, x) in blocks of voxels.
       block: voxels of the scan in a coarse one, along (z, y, x).
       shape: of the scan, (z, y, x).
+      steps_mm: size of a coarse voxel, (z, y, x).
     """
 
     coarse: np.ndarray
     block: tuple[int, ...]
     shape: tuple[int, ...]
+    steps_mm: tuple[float, ...]
 
-    def slice(self, index: int) -> np.ndarray:
-        """The mask of one axial slice of the scan, bool, (rows, columns)."""
-        if not 0 <= index < self.shape[0]:
-            raise IndexError(f"slice {index} of {self.shape[0]}")
-        return _repeated(self.coarse[index // self.block[0]], self.block[1:], self.shape[1:])
+    def grown(self, rim_mm: float) -> Callable[[int], np.ndarray]:
+        """The lungs and a rim of the tissue around them, without the steps of the blocks.
+
+        Returns:
+          A function from the index of an axial slice to bool, (rows, columns).
+        """
+        inside, outside = (_depth(part, self.steps_mm) for part in (self.coarse, ~self.coarse))
+        depth_mm = (inside - outside).astype(np.float32)
+
+        def mask(index: int) -> np.ndarray:
+            plane = depth_mm[index // self.block[0]]
+            fine = ndimage.zoom(plane, self.block[1:], order=1, mode="nearest", grid_mode=True)
+            return fine[: self.shape[1], : self.shape[2]] > -rim_mm
+
+        return mask
 
 
 def lung_mask(hu: np.ndarray, spacing_mm: tuple[float, float, float], name: str) -> np.ndarray:
@@ -82,7 +94,7 @@ def streamed_lung_mask(
     while slab := list(itertools.islice(remaining, block[0])):
         slabs.append(_pooled(np.maximum(slab, -1024), block))
         shape = (shape[0] + len(slab), *slab[0].shape)
-    return LungMask(_coarse_mask(np.concatenate(slabs), steps_mm, name), block, shape)
+    return LungMask(_coarse_mask(np.concatenate(slabs), steps_mm, name), block, shape, steps_mm)
 
 
 def specimen_mask(volume: np.ndarray, *, air_is_dark: bool = True) -> np.ndarray:

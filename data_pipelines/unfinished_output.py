@@ -41,7 +41,8 @@ class UnfinishedOutput:
     def record(self, index: int, values: Mapping[str, Any]) -> None:
         """Note that a slice is written; to be called after all its outputs are."""
         with open(self._ledger, "a") as ledger:
-            ledger.write(json.dumps({"slice": index, **values}) + "\n")
+            # A line of its own, also after one that a killed process left half-written.
+            ledger.write("\n" + json.dumps({"slice": index, **values}) + "\n")
 
     def publish(self, payloads: Sequence[tuple[Path, Path]]) -> None:
         """Rename finished payloads to their final names, in this order, and drop the folder."""

@@ -16,6 +16,7 @@ from data_pipelines.slices import SliceReader, open_slices
 from mmsr_jax.inference.tiles import Window, bounding_window
 
 LUNG = "lung"
+_RIM_MM = 3.0  # the border of the region then lies in the chest wall, and not on the pleura
 _SAME_MM = 1e-2  # masks may be written with rounded geometry
 _SAME_DIRECTION = 1e-3
 
@@ -95,7 +96,7 @@ def open_mask(region: str, reader: SliceReader, name: str) -> Iterator[Mask | No
     if not region:
         yield None
     elif region == LUNG:
-        yield streamed_lung_mask(reader, reader.geometry.spacing_mm, name).slice
+        yield streamed_lung_mask(reader, reader.geometry.spacing_mm, name).grown(_RIM_MM)
     else:
         with open_slices(Path(region)) as mask:
             _check_grid(region, mask, reader)

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from commands import SMALL, FinishedRun, error_line, run
+from commands import REPOSITORY, SMALL, FinishedRun, error_line, run
 from models import REPEATING, SCALE
 from scan_files import OBLIQUE, UIDS, rotated, write_dicom
 from scipy.spatial.transform import Rotation
@@ -399,3 +401,47 @@ def test_errors_of_the_command_line(finished: FinishedRun, scan: Path, empty: Pa
     assert "no run directory" in error(f"--run={empty}", a_scan, an_output)
     assert ".nii.gz" in error(a_run, a_scan, f"--output={empty / 'fine.jpg'}")
     assert not any(empty.iterdir())
+
+
+# ---- an exported model, without what trains ---------------------------------------------------
+
+BLOCKED = (
+    "flax optax orbax dm_pix tensorflow tensorflow_datasets ml_collections tensorboardX "
+    "mmsr_jax.methods mmsr_jax.networks mmsr_jax.losses mmsr_jax.config mmsr_jax.checkpoints "
+    "mmsr_jax.train mmsr_jax.train_state mmsr_jax.train_step mmsr_jax.evaluation"
+)
+WITHOUT_TRAINING = f"""
+import runpy, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        for blocked in {BLOCKED.split()}:
+            if name == blocked or name.startswith(blocked + "."):
+                raise ImportError(name + " is not installed")
+
+sys.meta_path.insert(0, Blocked())
+runpy.run_module("mmsr_jax.super_resolve", run_name="__main__")
+"""
+
+
+def test_an_exported_model_gives_the_same_without_the_code_that_trained_it(
+    finished: FinishedRun, scan: Path, tmp_path: Path
+) -> None:
+    exported = run("mmsr_jax.export", f"--run={finished.workdir}", f"--output={tmp_path}/m.mmsr")
+    assert exported.returncode == 0, exported.stderr
+    flags = [f"--model={tmp_path}/m.mmsr", f"--input={scan}", f"--output={tmp_path}/a.nii"]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRAINING, *flags],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = super_resolve(finished.workdir, scan, tmp_path / "b.nii").array
+    difference = np.abs(read_volume(tmp_path / "a.nii").array - expected)
+    assert difference.max() <= 1  # of rounding
+    assert (difference > 0).mean() < 0.01
+    models = [
+        json.loads((tmp_path / f"{name}.nii.json").read_text())["models"] for name in ("a", "b")
+    ]
+    assert models[0] == models[1]
