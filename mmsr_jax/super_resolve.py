@@ -86,6 +86,7 @@ def main(argv: list[str]) -> None:
         from mmsr_jax.compilation_cache import enable_compilation_cache
         from mmsr_jax.host_memory import keep_host_memory
         from mmsr_jax.inference.options import Options, output_paths
+        from mmsr_jax.inference.processes import join_processes
         from mmsr_jax.inference.scan import super_resolve_scan
 
         options = Options(
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> None:
         output_paths(options, ensemble=False)
         keep_host_memory()
         if _DISTRIBUTED.value:
-            jax.distributed.initialize()
+            join_processes()
         enable_compilation_cache()
         report = super_resolve_scan(
             list(_models()), options, progress=True, warn=lambda line: print(line, file=sys.stderr)

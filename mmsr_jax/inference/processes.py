@@ -1,9 +1,31 @@
 """Several processes of JAX on one volume: who does what, and when all are done."""
 
+import os
 from collections.abc import Sequence
 
 import jax
 from jax.experimental import multihost_utils
+
+from data_pipelines.errors import UserError
+
+
+def join_processes() -> None:
+    """Become one of the processes of a cluster or pod that JAX detects.
+
+    Elsewhere the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say which.
+
+    Raises:
+      UserError: JAX finds no cluster, or cannot reach it.
+    """
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    count, index = (int(os.environ[name]) if name in os.environ else None for name in names)
+    try:
+        jax.distributed.initialize(num_processes=count, process_id=index)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed: JAX cannot join other processes ({' '.join(str(error).split())}); set "
+            f"JAX_COORDINATOR_ADDRESS, {' and '.join(names)}"
+        ) from error
 
 
 def share(items: Sequence[int]) -> list[int]:

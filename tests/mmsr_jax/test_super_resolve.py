@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from commands import REPOSITORY, SMALL, FinishedRun, error_line, run
+from commands import REPOSITORY, SMALL, FinishedRun, error_line, finish, run, start
 from models import REPEATING, SCALE
 from scan_files import OBLIQUE, UIDS, rotated, write_dicom
 from scipy.spatial.transform import Rotation
@@ -401,6 +402,44 @@ def test_errors_of_the_command_line(finished: FinishedRun, scan: Path, empty: Pa
     assert "no run directory" in error(f"--run={empty}", a_scan, an_output)
     assert ".nii.gz" in error(a_run, a_scan, f"--output={empty / 'fine.jpg'}")
     assert not any(empty.iterdir())
+
+
+# ---- several processes ------------------------------------------------------------------------
+
+
+def test_processes_share_a_scan(finished: FinishedRun, tmp_path: Path) -> None:
+    write_volume(Volume(chest((5, 20, 24)), OBLIQUE), tmp_path / "scan.nii.gz")
+    flags = [f"--run={finished.workdir}", f"--input={tmp_path / 'scan.nii.gz'}", "--distributed"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        start(
+            "mmsr_jax.super_resolve",
+            *flags,
+            f"--output={tmp_path / 'fine.nii'}",
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(number),
+            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        )
+        for number in range(2)
+    ]
+    results = [finish(process) for process in processes]
+    assert [result.returncode for result in results] == [0, 0], results
+    assert ["fine.nii: 192 x 160 x 5" in result.stdout for result in results] == [True, False]
+    expected = load_model(finished.workdir).array(chest((5, 20, 24)))
+    assert np.abs(read_volume(tmp_path / "fine.nii").array - expected).max() <= 1
+    report = json.loads((tmp_path / "fine.nii.json").read_text())
+    assert report["machine"]["processes"] == 2
+    assert report["machine"]["device_count"] == 4
+
+
+def test_without_other_processes_there_is_one_line(finished: FinishedRun, scan: Path) -> None:
+    flags = [f"--run={finished.workdir}", f"--input={scan}", f"--output={scan.parent / 'a.nii'}"]
+    line = error_line(run("mmsr_jax.super_resolve", *flags, "--distributed"))
+    assert "JAX cannot join other processes" in line
+    assert "JAX_COORDINATOR_ADDRESS" in line
 
 
 # ---- an exported model, without what trains ---------------------------------------------------
