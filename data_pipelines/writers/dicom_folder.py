@@ -71,7 +71,7 @@ class DicomFolder:
         pydicom.dcmwrite(file, image, enforce_file_format=True)
         # Outside the payload, where a killed process would leave a file that is no slice.
         with staged(self.payload / f"{number}.dcm", self.payload.parent) as partial:
-            partial.write_bytes(file.getbuffer())
+            partial.write_bytes(file.getvalue())
 
     def finish(self) -> None:
         """See `SliceWriter`."""
