@@ -88,7 +88,9 @@ def open_ome_zarr(path: Path, spacing_mm: Triple | None, remedy: str) -> StoredV
     # Metadata can be wrong in any way.
     except Exception as error:
         raise _unreadable(path, error) from error
-    files = sorted(file for file in (path / array.path).rglob("*") if file.is_file())
+    metadata = [path / name for name in ("zarr.json", ".zattrs")]
+    level = sorted((path / array.path).rglob("*"))
+    files = [file for file in (*metadata, *level) if file.is_file()]
     return StoredVolume(geometry, tuple(files), _planes(path, array))
 
 

@@ -59,12 +59,11 @@ def open_slices(
     series: str | None = None,
     spacing_mm: Triple | None = None,
     remedy: str = image_files.NO_SPACING,
-    scratch: Path | None = None,
 ) -> Iterator[SliceReader]:
     """Open all that `read_volume` reads as axial slices, with memory of a few of them.
 
-    The scan is checked and copied once to a temporary folder, uncompressed, so that a slice is
-    read without decoding others and every error comes before the first slice. The copying of
+    The scan is checked and copied once to the folder for temporary files (TMPDIR), uncompressed,
+    so that a slice is read without decoding others and every error comes first. The copying of
     NRRD, compressed MetaImage, multi-page TIFF and multi-frame DICOM files holds the volume once,
     that of OME-Zarr the slices of a chunk.
 
@@ -73,8 +72,6 @@ def open_slices(
       series: as in `read_volume`.
       spacing_mm: as in `read_volume`.
       remedy: as in `read_volume`.
-      scratch: folder of the copy, which takes the size of the voxels, and twice as much while
-        .nii.gz is unpacked; by default the system's for temporary files.
 
     Yields:
       The reader; the copy is removed at exit.
@@ -83,7 +80,7 @@ def open_slices(
       UserError: as `read_volume`, or the disk is full.
     """
     path = Path(path)
-    with tempfile.TemporaryDirectory(prefix="slices-", dir=scratch) as name:
+    with tempfile.TemporaryDirectory(prefix="slices-") as name:
         folder = Path(name)
         unpacked = folder / "unpacked.nii"
         stored = volumes.open_volume(path, series, spacing_mm, remedy, unpacked=unpacked)

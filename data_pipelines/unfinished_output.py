@@ -17,7 +17,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.output_folder import made
 from data_pipelines.writers import put_in_place
 
-_SETTINGS, _LEDGER, _LOCK = "settings.json", "ledger", "lock"
+_SETTINGS, _LEDGER, _LOCK, _JOURNAL = "settings.json", "ledger", "lock", "publish.json"
 
 
 class UnfinishedOutput:
@@ -25,18 +25,17 @@ class UnfinishedOutput:
 
     Attributes:
       folder: in which everything unfinished lies.
+      dropped: slices that a run with other settings had written.
     """
 
-    def __init__(self, folder: Path, process: int):
+    def __init__(self, folder: Path, process: int, dropped: int = 0):
         self.folder = folder
+        self.dropped = dropped
         self._ledger = folder / f"{_LEDGER}-{process}.jsonl"
 
     def done(self) -> dict[int, dict[str, Any]]:
         """What was recorded of each slice that is written, by its index, by any process."""
-        done: dict[int, dict[str, Any]] = {}
-        for ledger in sorted(self.folder.glob(f"{_LEDGER}-*.jsonl")):
-            done |= {line.pop("slice"): line for line in _whole_lines(ledger)}
-        return done
+        return _done(self.folder)
 
     def record(self, index: int, values: Mapping[str, Any]) -> None:
         """Note that a slice is written; to be called after all its outputs are."""
@@ -45,10 +44,24 @@ class UnfinishedOutput:
             ledger.write("\n" + json.dumps({"slice": index, **values}) + "\n")
 
     def publish(self, payloads: Sequence[tuple[Path, Path]]) -> None:
-        """Rename finished payloads to their final names, in this order, and drop the folder."""
-        for payload, path in payloads:
-            put_in_place(payload, path)
-        shutil.rmtree(self.folder)
+        """Rename finished payloads to their final names, in this order, and drop the folder.
+
+        Once it has begun, `finish_publishing` ends it, and the folder is not continued otherwise.
+        """
+        journal = [(str(p.relative_to(self.folder)), path.name) for p, path in payloads]
+        partial = self.folder / f"partial-{_JOURNAL}"
+        partial.write_text(json.dumps(journal))
+        partial.replace(self.folder / _JOURNAL)
+        _publish(self.folder)
+
+
+def finish_publishing(path: Path) -> bool:
+    """Put what a killed process was publishing as `path` in its place; whether there was any."""
+    folder = _folder_of(path)
+    if not (folder / _JOURNAL).exists():
+        return False
+    _publish(folder)
+    return True
 
 
 @contextlib.contextmanager
@@ -68,7 +81,7 @@ def unfinished_output(
     Raises:
       UserError: another run is writing `path`.
     """
-    folder = path.with_name(f".unfinished-{path.name}")
+    folder, dropped = _folder_of(path), 0
     with made(path.parent):
         if process == 0:
             folder.mkdir(exist_ok=True)
@@ -81,14 +94,33 @@ def unfinished_output(
             ) from error
         try:
             if process == 0 and _settings_of(folder) != json.loads(json.dumps(settings)):
+                dropped = len(_done(folder))
                 _emptied(folder, but=Path(lock.lock_file))
                 (folder / _SETTINGS).write_text(json.dumps(settings))
-            output = UnfinishedOutput(folder, process)
-            yield output
+            yield UnfinishedOutput(folder, process, dropped)
         finally:
             lock.release()
             if process == 0 and not any(folder.glob(f"{_LEDGER}-*.jsonl")):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of(path: Path) -> Path:
+    return path.with_name(f".unfinished-{path.name}")
+
+
+def _publish(folder: Path) -> None:
+    for payload, name in json.loads((folder / _JOURNAL).read_text()):
+        if (folder / payload).exists():
+            put_in_place(folder / payload, folder.parent / name)
+    _emptied(folder, but=folder / _JOURNAL)  # which goes last: the folder is continued by it alone
+    shutil.rmtree(folder)
+
+
+def _done(folder: Path) -> dict[int, dict[str, Any]]:
+    done: dict[int, dict[str, Any]] = {}
+    for ledger in sorted(folder.glob(f"{_LEDGER}-*.jsonl")):
+        done |= {line.pop("slice"): line for line in _whole_lines(ledger)}
+    return done
 
 
 def _settings_of(folder: Path) -> Any:

@@ -6,9 +6,11 @@ The output's name says its format. Beside it appear a map of the disagreement wi
 JSON report. A run that was stopped is continued by the same command.
 """
 
+import math
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,8 +56,8 @@ _OUTSIDE = flags.DEFINE_enum(
 _ROI = flags.DEFINE_string(
     "roi",
     "",
-    "Box that becomes the output: x0:x1,y0:y1,z0:z1 in voxels, or in millimetres (LPS) with 'mm' "
-    "at the end.",
+    "Box that becomes the output: x0:x1,y0:y1,z0:z1 in voxels of the axial slices, or in "
+    "millimetres (LPS) with 'mm' at the end.",
 )
 _SLICES = flags.DEFINE_string("slices", "", "Range of slices, first:end.")
 _CONSISTENCY = flags.DEFINE_enum(
@@ -77,43 +79,67 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files go
+    stop = threading.Event()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
-    with reported_in_one_line():
-        _check_flags(argv)
-        import jax
 
-        from mmsr_jax.compilation_cache import enable_compilation_cache
-        from mmsr_jax.host_memory import keep_host_memory
-        from mmsr_jax.inference.options import Options, output_paths
-        from mmsr_jax.inference.processes import join_processes
-        from mmsr_jax.inference.scan import super_resolve_scan
+    def on_signal(number: int, _: object) -> None:
+        signal.signal(number, lambda *_: None)  # once is enough
+        stop.set()  # Python ignores what is raised in some of its own callbacks
+        raise KeyboardInterrupt(number)
 
-        options = Options(
-            scan=Path(str(_INPUT.value)),
-            output=Path(str(_OUTPUT.value)),
-            series=_SERIES.value,
-            spacing_mm=_spacing(),
-            overwrite=_OVERWRITE.value,
-            region=_REGION.value,
-            outside=cast("Outside", _OUTSIDE.value),
-            roi=_ROI.value,
-            slices=_SLICES.value,
-            consistency=cast("Consistency", _CONSISTENCY.value),
-            self_ensemble=_SELF_ENSEMBLE.value,
-            device_memory_gb=_DEVICE_MEMORY.value,
-            keep_patient=_KEEP_PATIENT.value,
-        )
-        output_paths(options, ensemble=False)
-        keep_host_memory()
-        if _DISTRIBUTED.value:
-            join_processes()
-        enable_compilation_cache()
-        report = super_resolve_scan(
-            list(_models()), options, progress=True, warn=lambda line: print(line, file=sys.stderr)
-        )
-        if jax.process_index() == 0:
-            print(_summary(report))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        with reported_in_one_line():
+            _check_flags(argv)
+            _super_resolve(stop.is_set)
+    except KeyboardInterrupt as interrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(128 + (interrupt.args or (signal.SIGTERM,))[0])
+
+
+def _super_resolve(stopped: Callable[[], bool]) -> None:
+    import jax
+
+    from data_pipelines.unfinished_output import finish_publishing
+    from mmsr_jax.compilation_cache import enable_compilation_cache
+    from mmsr_jax.host_memory import keep_host_memory
+    from mmsr_jax.inference.options import Options, output_paths
+    from mmsr_jax.inference.processes import join_processes
+    from mmsr_jax.inference.scan import super_resolve_scan
+
+    options = Options(
+        scan=Path(str(_INPUT.value)),
+        output=Path(str(_OUTPUT.value)),
+        series=_SERIES.value,
+        spacing_mm=_spacing(),
+        overwrite=_OVERWRITE.value,
+        region=_REGION.value,
+        outside=cast("Outside", _OUTSIDE.value),
+        roi=_ROI.value,
+        slices=_SLICES.value,
+        consistency=cast("Consistency", _CONSISTENCY.value),
+        self_ensemble=_SELF_ENSEMBLE.value,
+        device_memory_gb=_DEVICE_MEMORY.value,
+        keep_patient=_KEEP_PATIENT.value,
+    )
+    if not _DISTRIBUTED.value and finish_publishing(options.output):
+        print(f"{options.output}: an earlier run had made it, and it is in its place now")
+        return
+    output_paths(options, ensemble=False)
+    keep_host_memory()
+    if _DISTRIBUTED.value:
+        join_processes()
+    enable_compilation_cache()
+    report = super_resolve_scan(
+        list(_models()),
+        options,
+        progress=True,
+        warn=lambda line: print(line, file=sys.stderr),
+        stopped=stopped,
+    )
+    if jax.process_index() == 0:
+        print(_summary(report))
 
 
 def _check_flags(argv: list[str]) -> None:
@@ -124,17 +150,20 @@ def _check_flags(argv: list[str]) -> None:
             raise UserError(f"--{flag.name} is missing; --help lists all flags")
     if not any(_RUN.value + _MODEL.value):
         raise UserError("--run or --model is missing; --help lists all flags")
+    if not math.isfinite(_DEVICE_MEMORY.value or 0):
+        raise UserError(f"--device-memory={_DEVICE_MEMORY.value}: give a number of GB")
 
 
 def _spacing() -> Triple | None:
     if _SPACING.value is None:
         return None
     try:
-        return as_triple([float(step) for step in _SPACING.value])
-    except ValueError as error:
-        raise UserError(
-            f"--spacing={','.join(_SPACING.value)}: give three numbers in mm, as x,y,z"
-        ) from error
+        spacing = as_triple([float(step) for step in _SPACING.value])
+        if all(math.isfinite(step) and step > 0 for step in spacing):
+            return spacing
+    except ValueError:
+        pass
+    raise UserError(f"--spacing={','.join(_SPACING.value)}: give three lengths in mm, as x,y,z")
 
 
 def _models() -> "Iterator[SuperResolver]":

@@ -91,6 +91,7 @@ def open_writer(
     *,
     source: Path | None = None,
     keep_patient: bool = False,
+    identity: Path | None = None,
 ) -> SliceWriter:
     """Make the writer of an output; processes that write one together make one each.
 
@@ -101,6 +102,7 @@ def open_writer(
       source: a DICOM slice of the scan that the volume is made from; a DICOM output keeps its
         frame of reference.
       keep_patient: whether a DICOM output also keeps the source's patient and study.
+      identity: file on the same disk that DICOM outputs of one study share; by default in `folder`.
 
     Raises:
       UserError: as `check_size`.
@@ -109,7 +111,8 @@ def open_writer(
     kind = extension_of(path)
     payload = folder / f"volume{kind}"
     if kind == DICOM:
-        return DicomFolder(payload, spec, source, keep_patient)
+        identity = identity or folder / "identity.json"
+        return DicomFolder(payload, spec, source, keep_patient, identity)
     if kind in ZARR:
         return OmeZarr(payload, spec)
     if kind in _TIFF:

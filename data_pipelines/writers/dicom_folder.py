@@ -41,16 +41,22 @@ class DicomFolder:
       spec: the volume.
       source: a slice of the scan that the volume is made from, whose frame of reference is kept.
       keep_patient: whether to keep its patient and study too.
+      identity: file that the series of one study share, and that `create` makes.
     """
 
     def __init__(
-        self, payload: Path, spec: VolumeSpec, source: Path | None, keep_patient: bool
+        self,
+        payload: Path,
+        spec: VolumeSpec,
+        source: Path | None,
+        keep_patient: bool,
+        identity: Path,
     ) -> None:
         self.payload = payload
         self._spec = spec
         self._source = source
         self._keep_patient = keep_patient
-        self._identity = payload.parent / "identity.json"
+        self._identity = identity
 
     def create(self) -> None:
         """See `SliceWriter`."""
@@ -81,7 +87,7 @@ class DicomFolder:
         image = Dataset()
         for part in (self._common, self._position(index)):
             image.update(part)
-        image.SOPInstanceUID = self._uid(f"image {index}")
+        image.SOPInstanceUID = self._uid(f"image {index} of {self._spec.description}")
         image.InstanceNumber = index + 1
         return image
 
@@ -115,7 +121,7 @@ class DicomFolder:
             "SpecificCharacterSet": "ISO_IR 192",
             "SOPClassUID": CTImageStorage,
             "Modality": "CT",
-            "SeriesInstanceUID": self._uid("series"),
+            "SeriesInstanceUID": self._uid(f"series of {self._spec.description}"),
             "SeriesNumber": None,
             "SeriesDescription": _cut(description),
             "FrameOfReferenceUID": source.get("FrameOfReferenceUID") or self._uid("frame"),

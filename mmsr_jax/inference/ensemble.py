@@ -42,8 +42,13 @@ def check_alike(models: Sequence[SuperResolver]) -> None:
     """Check that models can be averaged.
 
     Raises:
-      UserError: they have several scales.
+      UserError: they have several scales or windows of Hounsfield units.
     """
+    windows = sorted({model.window_hu for model in models})
+    if len(windows) > 1:
+        raise UserError(
+            f"the models have windows of {' and '.join(map(str, windows))} HU; give models of one"
+        )
     scales = sorted({model.scale for model in models})
     if len(scales) > 1:
         raise UserError(
@@ -55,7 +60,7 @@ class Ensemble(NamedTuple):
     """Members: every model on every turn.
 
     Attributes:
-      models: of one scale, each with its own window of Hounsfield units.
+      models: of one scale and window.
       plans: of each model, for the slices at hand.
       turns: of the slices.
       place: puts a batch on the devices.

@@ -12,6 +12,7 @@ from mmsr_jax.inference.tiles import Window
 
 Consistency = Literal["none", "project"]
 Outside = Literal["bicubic", "empty"]
+_LEAST_HU = -1024  # below is no tissue but a scanner's padding, beside which a surface would ring
 
 
 class FinishedSlice(NamedTuple):
@@ -37,7 +38,7 @@ class Finishing:
     Attributes:
       scale: of the model.
       window_hu: of the model; the scan is compared where it lies within.
-      consistency: "project" makes the output's block means those of the scan.
+      consistency: "project" makes the output's block means those of the scan, but for padding.
       outside: what fills the pixels outside the mask: the scan's bicubic interpolation, or the
         window's lower end.
     """
@@ -72,9 +73,9 @@ class Finishing:
         around = empty if inside.all() else bicubic(hu, window, self.scale)
         network = around if sr is None else np.where(np.isnan(sr), around, sr)
         compared = inside & (scan >= self.window_hu[0]) & (scan <= self.window_hu[1])
-        difference = np.abs(np.clip(scan, *self.window_hu) - pooled(network, self.scale))
+        difference = np.abs(scan - pooled(network, self.scale))
         if self.consistency == "project" and inside.any():
-            network = made_consistent(network, scan)
+            network = made_consistent(network, np.maximum(scan, _LEAST_HU))
         outside = empty if self.outside == "empty" else around
         fine = _stored(np.where(fine_inside, network, outside))
         after = np.abs(scan - pooled(fine, self.scale))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines import volumes, writers
+from data_pipelines.dicom_series import is_dicom
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Triple
 from mmsr_jax.inference.finishing import Consistency, Outside
@@ -46,12 +47,21 @@ class Options:
 
 
 class Outputs(NamedTuple):
-    """Final names of everything that is written; the deviation is of an ensemble."""
+    """Final names of everything that is written.
+
+    Attributes:
+      fine: the super-resolved volume.
+      disagreement: |x − f(sr)|.
+      deviation: of an ensemble.
+      report: JSON.
+      stale: the deviation of an output that is replaced, which goes with it.
+    """
 
     fine: Path
     disagreement: Path
     deviation: Path | None
     report: Path
+    stale: Path | None
 
 
 def output_paths(options: Options, *, ensemble: bool) -> Outputs:
@@ -64,15 +74,36 @@ def output_paths(options: Options, *, ensemble: bool) -> Outputs:
     path = options.output
     extension = writers.extension_of(path)
     stem = path.name[: len(path.name) - len(extension)]
+    deviation = path.with_name(f"{stem}_deviation{extension}")
+    replaced = options.overwrite and path.exists() and deviation.exists()
     outputs = Outputs(
         path,
         path.with_name(f"{stem}_disagreement{extension}"),
-        path.with_name(f"{stem}_deviation{extension}") if ensemble else None,
+        deviation if ensemble else None,
         path.with_name(f"{path.name}.json"),
+        None if ensemble or not replaced else deviation,
     )
-    for volume in filter(None, outputs[:3]):
+    for volume in filter(None, (*outputs[:3], outputs.stale)):
         volumes.check_output(volume, options.overwrite)
-    scan = options.scan.resolve()
-    if scan == path.resolve() or (scan.is_dir() and scan in path.resolve().parents):
-        raise UserError(f"{path} lies inside the scan {options.scan}; write it elsewhere")
+    if outputs.report.is_dir() or (outputs.report.exists() and not options.overwrite):
+        raise UserError(f"{outputs.report} exists; choose another name or pass --overwrite")
+    _check_inputs_stay(options, outputs)
+    if options.keep_patient and extension != writers.DICOM:
+        raise UserError(f"{path} is no DICOM series, which --keep-patient is for; leave it out")
     return outputs
+
+
+def _check_inputs_stay(options: Options, outputs: Outputs) -> None:
+    inputs = {"the scan": scan_folder(options.scan)}
+    if options.region and Path(options.region).exists():
+        inputs["the region"] = Path(options.region)
+    for output in filter(None, outputs):
+        for what, path in inputs.items():
+            source, target = path.resolve(), output.resolve()
+            if source == target or (source.is_dir() and source in target.parents):
+                raise UserError(f"{output} is {what}, {path}, or lies in it; write it elsewhere")
+
+
+def scan_folder(scan: Path) -> Path:
+    """What is read: a DICOM file stands for its folder."""
+    return scan.absolute().parent if is_dicom(scan) else scan

@@ -43,6 +43,7 @@ def overlap(
     *,
     writers: int,
     done: Callable[[Written], None],
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Run `write(compute(read(job)))` for every job, each stage of another job than the next's.
 
@@ -56,9 +57,13 @@ def overlap(
       write: in several threads.
       writers: how many.
       done: called in this thread with what each `write` returned.
+      stopped: asked before every job; then what is being written is finished.
 
     Returns:
       Seconds spent in each stage, by its name.
+
+    Raises:
+      KeyboardInterrupt: it was stopped.
     """
     stages = Stages()
     read, compute, write = (
@@ -72,8 +77,12 @@ def overlap(
             if len(written) == writers:
                 done(written.popleft().result())
             written.append(writing.submit(write, result))
+            if stopped():
+                break
         while written:
             done(written.popleft().result())
+    if stopped():
+        raise KeyboardInterrupt
     return stages.seconds
 
 

@@ -1,9 +1,11 @@
 """Several processes of JAX on one volume: who does what, and when all are done."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from data_pipelines.errors import UserError
@@ -35,7 +37,24 @@ def share(items: Sequence[int]) -> list[int]:
     return list(items[first:end])
 
 
-def wait_for_all(moment: str) -> None:
-    """Block until every process is here; `moment` must be the same in all."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(moment)
+@contextlib.contextmanager
+def step_of_all() -> Iterator[None]:
+    """A step that every process takes; at its end each waits for the others.
+
+    Raises:
+      UserError: it failed in another process, so that none is waited for in vain.
+    """
+    try:
+        yield
+    except Exception:
+        _agreed(False)
+        raise
+    if not _agreed(True):
+        raise UserError("another process has failed; see what it says")
+
+
+def _agreed(well: bool) -> bool:
+    """Wait for every process; whether all are well."""
+    if jax.process_count() == 1:
+        return well
+    return bool(np.all(multihost_utils.process_allgather(np.array(well))))

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,18 @@ class Box(NamedTuple):
 
 
 Mask = Callable[[int], np.ndarray]  # slice of the scan → bool (rows, columns)
+
+
+class Region(NamedTuple):
+    """Where models are used.
+
+    Attributes:
+      mask: None: everywhere.
+      files: that the mask was read from.
+    """
+
+    mask: Mask | None
+    files: Sequence[Path] = ()
 
 
 def box(roi: str, slices: str, reader: SliceReader) -> Box:
@@ -82,8 +94,8 @@ def box(roi: str, slices: str, reader: SliceReader) -> Box:
 
 
 @contextlib.contextmanager
-def open_mask(region: str, reader: SliceReader, name: str) -> Iterator[Mask | None]:
-    """The mask that a command-line value names: "lung", a mask file, or none if empty.
+def open_region(region: str, reader: SliceReader, name: str) -> Iterator[Region]:
+    """The region that a command-line value names: "lung", a mask file, or none if empty.
 
     Args:
       region: the value; voxels of a file that are not 0 are inside.
@@ -94,13 +106,13 @@ def open_mask(region: str, reader: SliceReader, name: str) -> Iterator[Mask | No
       UserError: the scan shows no lung, or the file is no mask on the scan's grid.
     """
     if not region:
-        yield None
+        yield Region(None)
     elif region == LUNG:
-        yield streamed_lung_mask(reader, reader.geometry.spacing_mm, name).grown(_RIM_MM)
+        yield Region(streamed_lung_mask(reader, reader.geometry.spacing_mm, name).grown(_RIM_MM))
     else:
-        with open_slices(Path(region)) as mask:
+        with open_slices(Path(region), spacing_mm=reader.geometry.spacing_mm) as mask:
             _check_grid(region, mask, reader)
-            yield lambda index: mask.read(index) != 0
+            yield Region(lambda index: mask.read(index) != 0, mask.files)
 
 
 def bounds(mask: Mask, box: Box) -> Window | None:
@@ -128,6 +140,8 @@ def _from_millimetres(
     try:
         ends = [sorted(map(float, part.split(":"))) for part in parts]
         low, high = zip(*((first, last) for first, last in ends), strict=True)
+        if not np.isfinite([low, high]).all():
+            raise ValueError
     except ValueError as error:
         raise UserError(
             f"--roi={roi}: in millimetres every range needs two numbers, such as -120:-20.5"

@@ -5,6 +5,7 @@ has.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -21,17 +22,21 @@ from data_pipelines.dicom_series import is_dicom
 from data_pipelines.errors import UserError
 from data_pipelines.hounsfield import check_hounsfield
 from data_pipelines.slices import SliceReader, open_slices
-from data_pipelines.unfinished_output import UnfinishedOutput, unfinished_output
+from data_pipelines.unfinished_output import (
+    UnfinishedOutput,
+    finish_publishing,
+    unfinished_output,
+)
 from data_pipelines.writers import SliceWriter, VolumeSpec
 from mmsr_jax.inference import scan_report
 from mmsr_jax.inference.ensemble import ALL_TURNS, AS_IT_IS, Ensemble, Turn, check_alike
 from mmsr_jax.inference.finishing import Finishing, consistency
 from mmsr_jax.inference.memory import plan
 from mmsr_jax.inference.model import SuperResolver
-from mmsr_jax.inference.options import Options, Outputs, output_paths
+from mmsr_jax.inference.options import Options, Outputs, output_paths, scan_folder
 from mmsr_jax.inference.pipeline import overlap
-from mmsr_jax.inference.processes import share, wait_for_all
-from mmsr_jax.inference.region import Box, bounds, box, open_mask
+from mmsr_jax.inference.processes import share, step_of_all
+from mmsr_jax.inference.region import bounds, box, open_region
 from mmsr_jax.inference.slice_work import SliceWork, Writers
 from mmsr_jax.inference.tiles import Window, seen_window
 from mmsr_jax.mesh import data_mesh, split_batch
@@ -47,6 +52,7 @@ def super_resolve_scan(
     *,
     progress: bool = False,
     warn: Callable[[str], None] = print,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Super-resolve a scan with one model, or with the mean of several.
 
@@ -54,72 +60,91 @@ def super_resolve_scan(
     writes its own. A run that was stopped is continued by the same call.
 
     Args:
-      models: of one scale.
+      models: of one scale and window.
       options: what to do.
       progress: show a progress bar on standard error.
       warn: called with a line that the user should see.
+      stopped: asked after every few slices; what is written by then is kept.
 
     Returns:
       The report that lies beside the output.
 
     Raises:
       data_pipelines.errors.UserError: see its message; no output is left under its name.
+      KeyboardInterrupt: it was stopped.
     """
     start = time.perf_counter()
-    check_alike(models)
-    turns = ALL_TURNS if options.self_ensemble else (AS_IT_IS,)
-    outputs = output_paths(options, ensemble=len(models) * len(turns) > 1)
-    scan = options.scan.absolute().parent if is_dicom(options.scan) else options.scan
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(
-            open_slices(
-                scan, series=options.series, spacing_mm=options.spacing_mm, remedy=_NO_SPACING
-            )
-        )
-        check_hounsfield(iter(reader), str(scan))
-        _warn_of_micro_scan(reader, scan, warn)
-        part = box(options.roi, options.slices, reader)
-        mask = stack.enter_context(open_mask(options.region, reader, str(scan)))
-        focus = part.window if mask is None else bounds(mask, part)
-        if focus is None:
-            raise UserError(f"--region={options.region} has no voxel there; choose another")
-        ensemble = _ensemble(models, turns, focus, reader, options.device_memory_gb)
-        specs = _specs(outputs, part, reader, models[0])
-        settings = scan_report.settings(options, models, reader)
-        unfinished, volumes = _laid_out(stack, outputs, specs, settings, reader, options)
-        finishing = Finishing(
-            models[0].scale, models[0].window_hu, options.consistency, options.outside
-        )
-        work = SliceWork(reader, part, focus, mask, ensemble, finishing, volumes)
-        report = {
-            "input": {"path": str(options.scan)} | scan_report.grid(reader.shape, reader.geometry),
-            "output": scan_report.written(outputs)
-            | scan_report.grid(specs[0].shape, specs[0].geometry),
-            "settings": settings,
-            "models": [dict(model.provenance) for model in models],
-            "slices_of_an_earlier_run": len(unfinished.done()),
-            "machine": scan_report.machine(),
-        }
-        with _kept_for_another_try(outputs.fine):
-            seconds = _run(work, unfinished, progress)
-            wait_for_all("all slices are written")
+        with step_of_all():
+            outputs, work, settings = _opened(stack, models, options, warn)
+        unfinished, work = _laid_out(stack, outputs, work, settings, options, warn)
+        done = unfinished.done()
+        with step_of_all():  # every process knows what is done before any does more
+            missing = share([index for index in work.box.slices if index not in done])
+        with step_of_all(), _kept_for_another_try(outputs.fine):
+            seconds = _run(work, missing, unfinished, progress, stopped)
+        with step_of_all(), _kept_for_another_try(outputs.fine):
             if jax.process_index() == 0:
                 for writer in work.all_writers():
                     writer.finish()
-                report["consistency"] = consistency(unfinished.done().values(), finishing.window_hu)
-                report["seconds"] = seconds | {"total": time.perf_counter() - start}
-                _publish(volumes, outputs, unfinished, report)
-            wait_for_all("the outputs are in place")
+                figures = _figures(work, unfinished)
+                report = {
+                    "input": {"path": str(options.scan)} | settings["input_grid"],
+                    "output": scan_report.written(outputs) | _fine_grid(work),
+                    "settings": settings,
+                    "models": [dict(model.provenance) for model in models],
+                    "slices_of_an_earlier_run": len(done),
+                    "consistency": consistency(figures, work.finishing.window_hu),
+                    "seconds": seconds | {"total": time.perf_counter() - start},
+                    "machine": scan_report.machine(),
+                }
+                _publish(work, outputs, unfinished, report)
     return json.loads(outputs.report.read_text())
 
 
-def _warn_of_micro_scan(reader: SliceReader, scan: Path, warn: Callable[[str], None]) -> None:
-    x, y, _ = reader.geometry.spacing_mm
-    if max(x, y) < _MICRO_PIXEL_MM:
+def _opened(
+    stack: contextlib.ExitStack,
+    models: Sequence[SuperResolver],
+    options: Options,
+    warn: Callable[[str], None],
+) -> tuple[Outputs, SliceWork, dict[str, Any]]:
+    """Everything but the writers, checked; and the settings."""
+    check_alike(models)
+    turns = ALL_TURNS if options.self_ensemble else (AS_IT_IS,)
+    if jax.process_index() == 0:
+        finish_publishing(options.output)
+    outputs = output_paths(options, ensemble=len(models) * len(turns) > 1)
+    scan = scan_folder(options.scan)
+    reader = stack.enter_context(
+        open_slices(scan, series=options.series, spacing_mm=options.spacing_mm, remedy=_NO_SPACING)
+    )
+    check_hounsfield(iter(reader), str(scan))
+    _warn_of_the_scan(reader, options, warn)
+    part = box(options.roi, options.slices, reader)
+    region = stack.enter_context(open_region(options.region, reader, str(scan)))
+    focus = part.window if region.mask is None else bounds(region.mask, part)
+    if focus is None:
+        raise UserError(f"--region={options.region} has no voxel there; choose another")
+    model = models[0]
+    finishing = Finishing(model.scale, model.window_hu, options.consistency, options.outside)
+    ensemble = _ensemble(models, turns, focus, reader, options.device_memory_gb)
+    work = SliceWork(reader, part, focus, region.mask, ensemble, finishing)
+    return outputs, work, scan_report.settings(options, models, reader, region)
+
+
+def _warn_of_the_scan(reader: SliceReader, options: Options, warn: Callable[[str], None]) -> None:
+    spacing_mm = reader.geometry.spacing_mm
+    if max(spacing_mm[:2]) < _MICRO_PIXEL_MM:
+        x, y, _ = spacing_mm
         warn(
-            f"warning: {scan} has pixels of {x:.3g} x {y:.3g} mm, as fine as micro CT; "
+            f"warning: {options.scan} has pixels of {x:.3g} x {y:.3g} mm, as fine as micro CT; "
             "the models are made for clinical scans"
         )
+    given = options.spacing_mm
+    if given and not np.allclose(sorted(given), sorted(spacing_mm)):
+        warn(f"warning: {options.scan} says its own spacing, {spacing_mm} mm; --spacing is ignored")
+    if options.keep_patient and not is_dicom(reader.files[0]):
+        raise UserError(f"{options.scan} is no DICOM; leave --keep-patient out")
 
 
 def _ensemble(
@@ -139,19 +164,18 @@ def _ensemble(
     return Ensemble(models, plans, turns, lambda images: jax.device_put(images, devices))
 
 
-def _specs(
-    outputs: Outputs, part: Box, reader: SliceReader, model: SuperResolver
-) -> list[VolumeSpec]:
+def _specs(outputs: Outputs, work: SliceWork) -> list[VolumeSpec]:
     """Of the super-resolved volume, the disagreement and the deviation."""
-    rows, columns = part.window.shape
+    rows, columns = work.box.window.shape
+    fine = work.finishing.scale
     specs = []
     for scale, what in (
-        (model.scale, f"super-resolved {model.scale}x"),
+        (fine, f"super-resolved {fine}x"),
         (1, "|scan - pooled super-resolution|"),
-        (model.scale, f"deviation of the super-resolution {model.scale}x"),
+        (fine, f"deviation of the super-resolution {fine}x"),
     ):
-        shape = (len(part.slices), scale * rows, scale * columns)
-        geometry = part.geometry(reader.geometry, scale)
+        shape = (len(work.box.slices), scale * rows, scale * columns)
+        geometry = work.box.geometry(work.reader.geometry, scale)
         specs.append(VolumeSpec(shape, np.dtype(np.int16), geometry, f"mmsr-jax, {what}"))
     for path, spec in zip(outputs, specs, strict=False):
         if path is not None:
@@ -159,26 +183,40 @@ def _specs(
     return specs
 
 
+def _fine_grid(work: SliceWork) -> dict[str, Any]:
+    scale, (rows, columns) = work.finishing.scale, work.box.window.shape
+    geometry = work.box.geometry(work.reader.geometry, scale)
+    return scan_report.grid((len(work.box.slices), scale * rows, scale * columns), geometry)
+
+
 def _laid_out(
     stack: contextlib.ExitStack,
     outputs: Outputs,
-    specs: Sequence[VolumeSpec],
+    work: SliceWork,
     settings: Mapping[str, Any],
-    reader: SliceReader,
     options: Options,
-) -> tuple[UnfinishedOutput, Writers]:
-    """The working folder and the writers in it; those of process 0 are laid out first."""
+    warn: Callable[[str], None],
+) -> tuple[UnfinishedOutput, SliceWork]:
+    """The working folder, and the work with its writers; those of process 0 are laid out first."""
     process = jax.process_index()
-    if process > 0:
-        wait_for_all("the outputs are laid out")
-    unfinished = stack.enter_context(unfinished_output(outputs.fine, settings, process=process))
-    volumes = _writers(outputs, specs, unfinished.folder, reader.files[0], options.keep_patient)
-    if process == 0:
-        for writer in filter(None, volumes):
-            writer.create()
-        wait_for_all("the outputs are laid out")
-    wait_for_all("every process knows what an earlier run has done")
-    return unfinished, volumes
+
+    def entered() -> tuple[UnfinishedOutput, SliceWork]:
+        unfinished = stack.enter_context(unfinished_output(outputs.fine, settings, process=process))
+        folder, source = unfinished.folder, work.reader.files[0]
+        made = _writers(outputs, _specs(outputs, work), folder, source, options.keep_patient)
+        return unfinished, dataclasses.replace(work, writers=made)
+
+    with step_of_all(), _kept_for_another_try(outputs.fine):
+        if process == 0:
+            unfinished, work_of_all = entered()
+            for writer in work_of_all.all_writers():
+                writer.create()
+            if unfinished.dropped:
+                warn(f"{unfinished.dropped} slices of an earlier run, with other settings, go")
+            if done := len(unfinished.done()):
+                warn(f"{done} slices of an earlier run are kept")
+    with step_of_all():
+        return (unfinished, work_of_all) if process == 0 else entered()
 
 
 def _writers(
@@ -189,7 +227,14 @@ def _writers(
     def writer(name: str, path: Path, spec: VolumeSpec) -> SliceWriter:
         own = folder / name
         own.mkdir(exist_ok=True)
-        return writers.open_writer(path, own, spec, source=source, keep_patient=keep_patient)
+        return writers.open_writer(
+            path,
+            own,
+            spec,
+            source=source,
+            keep_patient=keep_patient,
+            identity=folder / "identity.json",
+        )
 
     fine, disagreement, deviation = specs
     return Writers(
@@ -199,13 +244,16 @@ def _writers(
     )
 
 
-def _run(work: SliceWork, unfinished: UnfinishedOutput, progress: bool) -> dict[str, float]:
+def _run(
+    work: SliceWork,
+    missing: Sequence[int],
+    unfinished: UnfinishedOutput,
+    progress: bool,
+    stopped: Callable[[], bool],
+) -> dict[str, float]:
     """Super-resolve the slices that are missing; seconds of each stage."""
-    done = unfinished.done()
-    missing = share([index for index in work.box.slices if index not in done])
     size = min(plan.slices for plan in work.ensemble.plans) * len(jax.local_devices())
-    total = len(missing)
-    with tqdm(total=total, unit="slice", disable=not progress, dynamic_ncols=True) as bar:
+    with tqdm(total=len(missing), unit="slice", disable=not progress, dynamic_ncols=True) as bar:
 
         def record(figures: dict[int, dict[str, float]]) -> None:
             for index, values in figures.items():
@@ -219,18 +267,32 @@ def _run(work: SliceWork, unfinished: UnfinishedOutput, progress: bool) -> dict[
             work.write,
             writers=max(1, (os.cpu_count() or 1) // _CORES_A_WRITER),
             done=record,
+            stopped=stopped,
         )
 
 
+def _figures(work: SliceWork, unfinished: UnfinishedOutput) -> list[dict[str, float]]:
+    """Of every slice."""
+    done = unfinished.done()
+    absent = [index for index in work.box.slices if index not in done]
+    if absent:
+        raise UserError(f"slices {absent[:5]} were written by no process; run the command again")
+    return [done[index] for index in work.box.slices]
+
+
 def _publish(
-    volumes: Writers, outputs: Outputs, unfinished: UnfinishedOutput, report: dict[str, Any]
+    work: SliceWork, outputs: Outputs, unfinished: UnfinishedOutput, report: dict[str, Any]
 ) -> None:
     """Put everything under its name; the super-resolved volume last, as the sign of all."""
-    saved = unfinished.folder / "report"
+    volumes = work.writers
+    assert volumes is not None
+    saved = unfinished.folder / "report.json"
     scan_report.save(report, saved)
     payloads = [(saved, outputs.report), (volumes.disagreement.payload, outputs.disagreement)]
     if outputs.deviation is not None and volumes.deviation is not None:
         payloads.append((volumes.deviation.payload, outputs.deviation))
+    elif outputs.stale is not None:
+        writers.put_in_place(outputs.stale, unfinished.folder / outputs.stale.name)
     unfinished.publish([*payloads, (volumes.fine.payload, outputs.fine)])
 
 

@@ -15,21 +15,23 @@ from data_pipelines.geometry import Geometry
 from data_pipelines.slices import SliceReader
 from mmsr_jax.inference.model import SuperResolver
 from mmsr_jax.inference.options import Options, Outputs
+from mmsr_jax.inference.region import Region
 
 _BLOCK_BYTES = 1 << 20
 
 
 def settings(
-    options: Options, models: Sequence[SuperResolver], reader: SliceReader
+    options: Options, models: Sequence[SuperResolver], reader: SliceReader, region: Region
 ) -> dict[str, Any]:
     """Everything that decides the voxels of the output."""
-    region = Path(options.region)
     return {
         "input_sha256": sha256(reader.files),
+        "input_grid": grid(reader.shape, reader.geometry),
         "models_sha256": [model.provenance["parameters_sha256"] for model in models],
         "roi": options.roi,
         "slices": options.slices,
-        "region": sha256([region]) if region.is_file() else options.region,
+        "region": options.region,
+        "region_sha256": sha256(region.files) if region.files else None,
         "outside": options.outside,
         "consistency": options.consistency,
         "self_ensemble": options.self_ensemble,
@@ -77,7 +79,7 @@ def written(outputs: Outputs) -> dict[str, str]:
     return {
         name: path.name
         for name, path in outputs._asdict().items()
-        if path is not None and name != "report"
+        if path is not None and name not in ("report", "stale")
     }
 
 

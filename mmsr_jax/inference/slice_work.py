@@ -55,7 +55,7 @@ class SliceWork:
       mask: where their output is wanted; None: in the whole box.
       ensemble: the models.
       finishing: what is done with their output.
-      writers: of the outputs.
+      writers: of the outputs, once they are laid out.
     """
 
     reader: SliceReader
@@ -64,7 +64,7 @@ class SliceWork:
     mask: Mask | None
     ensemble: Ensemble
     finishing: Finishing
-    writers: Writers
+    writers: Writers | None = None
 
     def batches(self, slices: Sequence[int], size: int) -> list[list[int]]:
         """Indices of `size` slices each; the last one fills up the last batch."""
@@ -92,7 +92,8 @@ class SliceWork:
 
     def write(self, predicted: Predicted) -> dict[int, dict[str, float]]:
         """Finish and write every slice; its figures, by its index."""
-        batch = predicted.batch
+        batch, writers = predicted.batch, self.writers
+        assert writers is not None
         figures: dict[int, dict[str, float]] = {}
         for place, index in enumerate(batch.indices):
             if index in figures:
@@ -105,17 +106,17 @@ class SliceWork:
                 self._in_box(predicted.deviation, place),
             )
             target = index - self.box.slices.start
-            self.writers.fine.write(target, finished.fine)
-            self.writers.disagreement.write(target, finished.disagreement)
-            if self.writers.deviation is not None:
+            writers.fine.write(target, finished.fine)
+            writers.disagreement.write(target, finished.disagreement)
+            if writers.deviation is not None:
                 assert finished.deviation is not None
-                self.writers.deviation.write(target, finished.deviation)
+                writers.deviation.write(target, finished.deviation)
             figures[index] = finished.figures
         return figures
 
     def all_writers(self) -> Iterator[SliceWriter]:
         """Those that there are."""
-        return (writer for writer in self.writers if writer is not None)
+        return (writer for writer in self.writers or () if writer is not None)
 
     def _in_box(self, focused: np.ndarray | None, place: int) -> np.ndarray | None:
         """One plane of the focus in a plane of the box, NaN around it."""

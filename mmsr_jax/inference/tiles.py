@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from data_pipelines.errors import UserError
 from mmsr_jax.inference.network import Network
 
 IN_FLIGHT = 2  # tiles that are computed while the one before is copied
@@ -84,6 +85,9 @@ def super_resolve_slices(
 
     Returns:
       (n, s·rows, s·columns) float32 in [-1, 1], of the window; NaN in tiles that are not wanted.
+
+    Raises:
+      UserError: the network gives NaN or infinite values.
     """
     rows, columns = images.shape[1:]
     window = window or Window(0, rows, 0, columns)
@@ -95,6 +99,8 @@ def super_resolve_slices(
         inner = tile.target.relative_to(tile.source)
         target = tile.target.relative_to(window)
         result = np.asarray(result)[..., 0]
+        if not np.isfinite(result).all():
+            raise UserError("the model gives NaN or infinite values; train it again")
         target.of(fine, network.scale)[...] = inner.of(result, network.scale)
 
     pending: deque[tuple[_Tile, Any]] = deque()

@@ -2,6 +2,7 @@ import gzip
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,8 @@ def test_ome_zarr(tmp_path: Path, depth: int, geometry: Geometry) -> None:
     group.create_array("0", data=numbers(), chunks=(depth, 4, 4), overwrite=True)
     assert_as_read_volume(path)
     with open_slices(path) as reader:
-        assert set(reader.files) == {file for file in (path / "0").rglob("*") if file.is_file()}
+        level = {file for file in (path / "0").rglob("*") if file.is_file()}
+        assert set(reader.files) == {path / "zarr.json", *level}  # it says where the level lies
 
 
 def test_tiled_tiff(tmp_path: Path) -> None:
@@ -175,11 +177,12 @@ def test_several_threads_read_the_same(tmp_path: Path) -> None:
     assert wrong == []
 
 
-def test_the_copy_is_removed(tmp_path: Path) -> None:
+def test_the_copy_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     write_volume(Volume(numbers(), OBLIQUE), tmp_path / "v.nii.gz")
-    with open_slices(tmp_path / "v.nii.gz", scratch=scratch) as reader:
+    with open_slices(tmp_path / "v.nii.gz") as reader:
         stored = [path for path in scratch.rglob("*") if path.is_file()]
         assert sum(path.stat().st_size for path in stored) == numbers().nbytes
         with pytest.raises(IndexError):
@@ -187,7 +190,7 @@ def test_the_copy_is_removed(tmp_path: Path) -> None:
     assert list(scratch.iterdir()) == []
     with (
         pytest.raises(ZeroDivisionError),
-        open_slices(tmp_path / "v.nii.gz", scratch=scratch) as reader,
+        open_slices(tmp_path / "v.nii.gz") as reader,
     ):
         raise ZeroDivisionError
     assert list(scratch.iterdir()) == []
@@ -324,13 +327,17 @@ def damaged_zarr(folder: Path) -> Path:
     ],
 )
 def test_bad_scans_give_the_line_of_read_volume(
-    bad: Callable[[Path], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    bad: Callable[[Path], Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path, scratch = bad(tmp_path), tmp_path / "scratch"
     scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     with pytest.raises(UserError) as whole:
         read_volume(path)
-    with pytest.raises(UserError) as by_slice, open_slices(path, scratch=scratch):
+    with pytest.raises(UserError) as by_slice, open_slices(path):
         pass
     assert str(by_slice.value) == str(whole.value)
     assert str(path) in str(by_slice.value)
@@ -358,7 +365,8 @@ def test_a_full_disk(tmp_path: Path, name: str, side: int) -> None:
         "from data_pipelines.slices import open_slices\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "with open_slices(sys.argv[1], scratch=pathlib.Path(sys.argv[2])): pass\n"
+        "import tempfile; tempfile.tempdir = sys.argv[2]\n"
+        "with open_slices(sys.argv[1]): pass\n"
     )
     arguments = [str(tmp_path / name), str(tmp_path / "scratch")]
     done = subprocess.run(
@@ -374,10 +382,11 @@ def test_a_full_disk(tmp_path: Path, name: str, side: int) -> None:
 # ---- memory -----------------------------------------------------------------------------------
 
 _PEAK = """
-import pathlib, re, sys
+import pathlib, re, sys, tempfile
 from data_pipelines.slices import open_slices
 def peak(path):
-    with open_slices(path, scratch=pathlib.Path(sys.argv[1])) as reader:
+    tempfile.tempdir = sys.argv[1]
+    with open_slices(path) as reader:
         total = sum(int(plane[::50].sum()) for plane in reader)
     # Unlike ru_maxrss, this does not begin with the memory of the process that started this one.
     status = pathlib.Path("/proc/self/status").read_text()

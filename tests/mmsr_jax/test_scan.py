@@ -24,6 +24,7 @@ from scipy import ndimage
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Geometry, Volume
 from data_pipelines.lung_mask import lung_mask, streamed_lung_mask
+from data_pipelines.unfinished_output import finish_publishing
 from data_pipelines.volumes import read_volume, write_volume
 from mmsr_jax.inference import scan as scan_module
 from mmsr_jax.inference.options import Options
@@ -148,6 +149,8 @@ def test_a_box_of_millimetres_holds_the_voxels_whose_centres_lie_within(tmp_path
         ({"roi": "5000:6000,0:1,0:1mm"}, "holds no voxel of the scan, which has 24 x 20 x 4"),
         ({"slices": "4:"}, "--slices=4:"),
         ({"slices": ":2", "roi": ":,:,2:"}, "--roi=:,:,2: and --slices=:2 holds no voxel"),
+        ({"roi": "-inf:inf,0:1,0:1mm"}, "every range needs two numbers"),
+        ({"roi": "nan:1,0:1,0:1mm"}, "every range needs two numbers"),
         ({"region": "nowhere.nii"}, "nowhere.nii does not exist"),
     ],
 )
@@ -288,6 +291,16 @@ def test_projection_leaves_no_blocks(tmp_path: Path) -> None:
     assert np.abs(pooled(fine) - hu).max() < 0.5
 
 
+def test_projection_does_not_ring_beside_padding(tmp_path: Path) -> None:
+    hu = np.full((1, 24, 24), -800, np.int16)
+    hu[:, :, :8] = -3024
+    write_volume(Volume(hu, OBLIQUE), tmp_path / "scan.nii")
+    fine, _ = super_resolve(tmp_path / "scan.nii", tmp_path / "fine.nii", consistency="project")
+    lung = fine[..., 8 * SCALE :]
+    assert -900 < lung.min() <= lung.max() < -700
+    assert np.abs(pooled(fine)[..., 8:] + 800).max() < 0.5
+
+
 def test_projection_within_a_mask(tmp_path: Path) -> None:
     hu = smooth()
     mask = np.zeros(hu.shape, bool)
@@ -421,6 +434,79 @@ def test_other_settings_begin_anew(
     np.testing.assert_array_equal(fine, expected)
 
 
+KILLED_WHILE_PUBLISHING = """
+import os, signal
+from data_pipelines import unfinished_output as module
+real, count = module.{function}, 0
+def killed(*arguments, **options):
+    global count
+    count += 1
+    if count > {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+module.{function} = killed
+"""
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz", ".ome.zarr", ""])
+@pytest.mark.parametrize(("function", "after"), [("put_in_place", 1), ("_emptied", 1)])
+def test_killed_while_publishing_nothing_is_lost(
+    function: str, after: int, extension: str, overwrite: bool, scan: Path, tmp_path: Path
+) -> None:
+    """Between two renames, or before the working folder goes."""
+    output = tmp_path / "out" / f"fine{extension}"
+    if overwrite:
+        super_resolve(scan, output, models=[model_of(negative, "before")])
+    process = child(
+        KILLED_WHILE_PUBLISHING.format(function=function, after=after),
+        f"options = Options(Path('{scan}'), Path('{output}'), overwrite={overwrite})",
+        "super_resolve_scan([REPEATING], options)",
+    )
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    expected = repeated(noise().clip(*map(int, WINDOW_HU)))
+    assert finish_publishing(output)
+    np.testing.assert_array_equal(read_volume(output).array, expected)
+    disagreement = read_volume(tmp_path / "out" / f"fine_disagreement{extension}").array
+    assert disagreement.max() > 500  # beyond the window
+    assert len(names(output.parent)) == 3
+    again, _ = super_resolve(scan, output, overwrite=True)
+    np.testing.assert_array_equal(again, expected)
+
+
+@pytest.mark.parametrize("changed", ["mask", "place"])
+def test_a_changed_mask_or_place_begins_anew(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, mask = tmp_path / "scan.ome.zarr", tmp_path / "mask.ome.zarr"
+    inside = np.zeros((4, 20, 24), bool)
+    inside[..., :5] = True
+    write_volume(Volume(noise(), OBLIQUE), scan)
+    write_volume(Volume(inside, OBLIQUE), mask)
+    options = Options(scan, tmp_path / "fine.nii", region=str(mask) if changed == "mask" else "")
+    with monkeypatch.context() as patch:
+        stopping_after(2, raise_stop, patch)
+        with pytest.raises(Stop):
+            super_resolve_scan([REPEATING], options)
+    if changed == "mask":
+        inside[..., 5:9] = True
+        write_volume(Volume(inside, OBLIQUE), mask, overwrite=True)
+    else:
+        move(scan)
+    lines: list[str] = []
+    report = super_resolve_scan([REPEATING], options, warn=lines.append)
+    assert report["slices_of_an_earlier_run"] == 0
+    assert lines == ["2 slices of an earlier run, with other settings, go"]
+
+
+def move(path: Path) -> None:
+    """Change where an OME-Zarr says that it lies."""
+    metadata = json.loads((path / "zarr.json").read_text())
+    metadata["attributes"]["mmsr_jax"]["origin_mm"] = [1.0, 2.0, 3.0]
+    (path / "zarr.json").write_text(json.dumps(metadata))
+
+
 def child(*lines: str) -> subprocess.Popen:
     """A process of its own that super-resolves with the stub."""
     code = [
@@ -537,6 +623,34 @@ def test_processes_and_devices_share_a_scan(extension: str, tmp_path: Path) -> N
     assert report["consistency"]["pixels"] == ((hu >= -1000) & (hu <= 500)).sum()
 
 
+def test_an_error_of_one_process_ends_all(scan: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    arguments = f"Options(Path('{scan}'), Path('{tmp_path / 'fine.nii'}'))"
+    processes = [
+        child(
+            "import jax",
+            f"jax.distributed.initialize('localhost:{port}', 2, {number})",
+            "from data_pipelines.errors import UserError, reported_in_one_line",
+            "from mmsr_jax.inference import scan",
+            "def full(*arguments, **options):",
+            "    raise UserError('the disk is full')",
+            "scan.open_slices = full" if number else "",
+            "with reported_in_one_line():",
+            f"    super_resolve_scan([REPEATING], {arguments})",
+        )
+        for number in range(2)
+    ]
+    start = time.monotonic()
+    lines = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "error: another process has failed; see what it says" in lines[0]
+    assert "error: the disk is full" in lines[1]
+    assert time.monotonic() - start < 60
+    assert names(tmp_path) == {"scan.nrrd"}
+
+
 # ---- memory -----------------------------------------------------------------------------------
 
 
@@ -579,11 +693,64 @@ def test_outputs_inside_the_scan_are_refused(tmp_path: Path) -> None:
     write_dicom(tmp_path / "scan", noise())
     before = names(tmp_path / "scan")
     for output in (tmp_path / "scan" / "fine.nii", tmp_path / "scan" / "new" / "fine.ome.zarr"):
-        with pytest.raises(UserError, match="lies inside the scan"):
-            super_resolve(tmp_path / "scan", output)
-    with pytest.raises(UserError, match=r"exists|lies inside|holds"):
+        for scan in (tmp_path / "scan", tmp_path / "scan" / "a0.dcm"):
+            with pytest.raises(UserError, match=r"is the scan, .*, or lies in it"):
+                super_resolve(scan, output)
+    with pytest.raises(UserError, match="is the scan"):
         super_resolve(tmp_path / "scan", tmp_path / "scan", overwrite=True)
     assert names(tmp_path / "scan") == before
+
+
+def test_no_output_replaces_the_scan_or_the_mask(scan: Path, tmp_path: Path) -> None:
+    write_volume(Volume(noise() > 0, OBLIQUE), tmp_path / "mask.nii")
+    scan = scan.rename(tmp_path / "z_disagreement.nrrd")
+    before = scan.read_bytes(), (tmp_path / "mask.nii").read_bytes()
+    for output in ("z.nrrd", "z_disagreement.nrrd"):
+        with pytest.raises(UserError, match="is the scan"):
+            super_resolve(scan, tmp_path / output, overwrite=True)
+    region = str(tmp_path / "mask.nii")
+    with pytest.raises(UserError, match="is the region"):
+        super_resolve(scan, tmp_path / "mask.nii", region=region, overwrite=True)
+    assert before == (scan.read_bytes(), (tmp_path / "mask.nii").read_bytes())
+
+
+def test_a_report_of_another_is_kept(scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "fine.nii.json").write_text("dear")
+    with pytest.raises(UserError, match=r"fine\.nii\.json exists"):
+        super_resolve(scan, tmp_path / "fine.nii")
+    assert (tmp_path / "fine.nii.json").read_text() == "dear"
+
+
+def test_a_deviation_goes_with_the_output_that_it_belongs_to(scan: Path, tmp_path: Path) -> None:
+    super_resolve(scan, tmp_path / "fine.nii", self_ensemble=True)
+    assert (tmp_path / "fine_deviation.nii").exists()
+    super_resolve(scan, tmp_path / "fine.nii", overwrite=True)
+    assert not (tmp_path / "fine_deviation.nii").exists()
+
+
+def test_nan_of_a_model_is_no_image(scan: Path, tmp_path: Path) -> None:
+    def sometimes(micro: Any) -> Any:
+        return jnp.where(micro > 0.9, jnp.nan, micro)
+
+    with pytest.raises(UserError, match="gives NaN or infinite values"):
+        super_resolve(scan, tmp_path / "fine.nii", models=[model_of(sometimes)])
+    assert names(tmp_path) == {"scan.nrrd"}
+
+
+def test_patients_are_kept_where_there_are_any(scan: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no DICOM series, which --keep-patient is for"):
+        super_resolve(scan, tmp_path / "fine.nii", keep_patient=True)
+    with pytest.raises(UserError, match="is no DICOM; leave --keep-patient out"):
+        super_resolve(scan, tmp_path / "fine", keep_patient=True)
+    assert names(tmp_path) == {"scan.nrrd"}
+
+
+def test_a_spacing_that_is_not_needed_is_said_to_be_ignored(scan: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    options = Options(scan, tmp_path / "fine.nii", spacing_mm=(1.0, 2.0, 3.0))
+    super_resolve_scan([REPEATING], options, warn=lines.append)
+    assert len(lines) == 1
+    assert "--spacing is ignored" in lines[0]
 
 
 def test_too_little_memory_is_one_line(scan: Path, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -397,6 +399,9 @@ def test_errors_of_the_command_line(finished: FinishedRun, scan: Path, empty: Pa
     assert error(a_run, "--input=", an_output).startswith("error: --input is missing")
     assert "--what" in error(a_run, a_scan, an_output, "--what=1").replace("'what'", "--what")
     assert "last|best" in error(a_run, a_scan, an_output, "--checkpoint=first")
+    assert "three lengths" in error(a_run, a_scan, an_output, "--spacing=nan,1,1")
+    assert "three lengths" in error(a_run, a_scan, an_output, "--spacing=-1,1,1")
+    assert "number of GB" in error(a_run, a_scan, an_output, "--device-memory=inf")
     assert "'stray'" in error(a_run, a_scan, an_output, "stray")
     assert "does not exist" in error(a_run, "--input=nowhere.nii", an_output)
     assert "no run directory" in error(f"--run={empty}", a_scan, an_output)
@@ -442,6 +447,36 @@ def test_without_other_processes_there_is_one_line(finished: FinishedRun, scan: 
     assert "JAX_COORDINATOR_ADDRESS" in line
 
 
+# ---- stopped ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_command_says_so_and_continues(
+    number: signal.Signals, finished: FinishedRun, tmp_path: Path
+) -> None:
+    write_volume(Volume(chest((60, 96, 96)), OBLIQUE), tmp_path / "scan.nii")
+    flags = [f"--run={finished.workdir}", f"--input={tmp_path / 'scan.nii'}"]
+    flags.append(f"--output={tmp_path / 'fine.nii'}")
+    process = start("mmsr_jax.super_resolve", *flags)
+    ledger = tmp_path / ".unfinished-fine.nii" / "ledger-0.jsonl"
+    deadline = time.monotonic() + 120
+    while not (ledger.exists() and ledger.read_text().count("slice") > 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    result = finish(process)
+    assert result.returncode == 128 + number
+    assert result.stderr.splitlines()[-1] == "stopped; the same command continues"
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "fine.nii").exists()
+    again = run("mmsr_jax.super_resolve", *flags)
+    assert again.returncode == 0, again.stderr
+    assert "slices of an earlier run are kept" in again.stderr
+    expected = load_model(finished.workdir).array(chest((60, 96, 96)))
+    assert np.abs(read_volume(tmp_path / "fine.nii").array - expected).max() <= 1
+
+
 # ---- an exported model, without what trains ---------------------------------------------------
 
 BLOCKED = (
@@ -473,7 +508,7 @@ def test_an_exported_model_gives_the_same_without_the_code_that_trained_it(
         [sys.executable, "-c", WITHOUT_TRAINING, *flags],
         cwd=REPOSITORY,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert result.returncode == 0, result.stderr
     expected = super_resolve(finished.workdir, scan, tmp_path / "b.nii").array
