@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import os
 import subprocess
 import sys
@@ -11,14 +10,13 @@ import zipfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import REPOSITORY, SMALL, FinishedRun, error_line, run, small_config
+from commands import REPOSITORY, SMALL, FinishedRun, error_line, run
 from jax import export
+from random_networks import random_super_resolution
 
 from data_pipelines.errors import UserError
-from mmsr_jax import methods
 from mmsr_jax.inference.exported import load_exported, save_exported
 from mmsr_jax.inference.memory import plan
 from mmsr_jax.inference.model import SuperResolver
@@ -169,32 +167,9 @@ def test_the_best_checkpoint_replaces_the_last_when_asked(
 def model_of(
     method: str, norm: str, upsample: str, base: str, scale: int, dtype: str
 ) -> SuperResolver:
-    """With random weights of NumPy, in which an error cannot hide."""
-    config = small_config(
-        method=method,
-        compute_dtype=dtype,
-        data__scale=scale,
-        data__clinical_patch_px=32,
-        networks__norm=norm,
-        networks__upsample=upsample,
-        networks__unit_upsample=upsample,
-        networks__unit_channels=8,
-        networks__unit_blocks=1,
-        networks__original_channels=4,
-        networks__original_blocks=1,
-        networks__base=base,
-    )
-    made = methods.create(config)
-    rng = np.random.default_rng(0)
-
-    def values(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        spread = math.sqrt(2 / math.prod(leaf.shape[:-1])) if len(leaf.shape) == 4 else 0.05
-        return jnp.asarray(rng.normal(0, spread, leaf.shape).astype(leaf.dtype))
-
-    params = jax.tree.map(values, jax.eval_shape(made.init, jax.random.key(0)))
-    trunk, tail, *reach = made.super_resolution
-    trunk, tail = (jax.jit(functools.partial(part, params)) for part in (trunk, tail))
-    return SuperResolver(Network(trunk, tail, scale, *reach), WINDOW_HU, PROVENANCE)
+    trunk, tail, *reach = random_super_resolution(method, norm, upsample, base, scale, dtype)
+    network = Network(jax.jit(trunk), jax.jit(tail), scale, *reach)
+    return SuperResolver(network, WINDOW_HU, PROVENANCE)
 
 
 PLAIN = ("cyclegan", "pixel", "nearest", "none", 2, "float32")

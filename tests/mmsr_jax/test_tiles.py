@@ -1,17 +1,14 @@
 import functools
-import math
 from dataclasses import astuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_networks import random_super_resolution
 from scipy import ndimage
 
-from mmsr_jax import methods
 from mmsr_jax.inference.network import Network
 from mmsr_jax.inference.tiles import Window, super_resolve_slices
 
@@ -144,31 +141,8 @@ def test_without_a_reach_the_slice_is_one_tile_and_a_window_is_cut_from_it() -> 
 
 @functools.cache
 def network_of(method: str, norm: str, upsample: str, base: str = "none") -> Network:
-    """Compiled, with random weights of NumPy, in which an error cannot hide."""
-    config = small_config(
-        method=method,
-        data__scale=SCALE,
-        data__clinical_patch_px=32,
-        networks__norm=norm,
-        networks__upsample=upsample,
-        networks__unit_upsample=upsample,
-        networks__unit_channels=8,
-        networks__unit_blocks=1,
-        networks__base=base,
-    )
-    made = methods.create(config)
-    rng = np.random.default_rng(0)
-
-    def values(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        spread = math.sqrt(2 / math.prod(leaf.shape[:-1])) if len(leaf.shape) == 4 else 0.05
-        return jnp.asarray(rng.normal(0, spread, leaf.shape).astype(leaf.dtype))
-
-    params = jax.tree.map(values, jax.eval_shape(made.init, jax.random.key(0)))
-    trunk, tail, *reach = made.super_resolution
-    trunk, tail = (
-        jax.jit(functools.partial(part, params), compiler_options=FAST_COMPILATION)
-        for part in (trunk, tail)
-    )
+    trunk, tail, *reach = random_super_resolution(method, norm, upsample, base, SCALE, "float32")
+    trunk, tail = (jax.jit(part, compiler_options=FAST_COMPILATION) for part in (trunk, tail))
     return Network(trunk, tail, SCALE, *reach)
 
 

@@ -1,0 +1,1 @@
+"""Measurements against other software; each is a command of its own and no part of the package."""
