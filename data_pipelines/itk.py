@@ -12,7 +12,6 @@ from typing import IO, Any
 import SimpleITK as sitk  # noqa: N813 (the name that its own documentation uses)
 
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Geometry, Volume
 
 # ITK's warnings are pages long; what matters in them is checked by the readers, in one line.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -53,12 +52,6 @@ def execute(reader: Any, path: Path) -> sitk.Image:
     if failures:
         raise UserError(f"{path} cannot be read, is it corrupt? {failures[0]}")
     return image
-
-
-def to_volume(image: sitk.Image) -> Volume:
-    """The array and the geometry of an image, as they are."""
-    geometry = Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return Volume(sitk.GetArrayFromImage(image), geometry)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -56,11 +56,18 @@ class UnfinishedOutput:
 
 
 def finish_publishing(path: Path) -> bool:
-    """Put what a killed process was publishing as `path` in its place; whether there was any."""
+    """Put what a killed process was publishing as `path` in its place; whether there was any.
+
+    What a process that lives is publishing is left to it.
+    """
     folder = _folder_of(path)
     if not (folder / _JOURNAL).exists():
         return False
-    _publish(folder)
+    try:
+        with _lock(folder, 0):
+            _publish(folder)
+    except filelock.Timeout:
+        return False
     return True
 
 
@@ -85,7 +92,7 @@ def unfinished_output(
     with made(path.parent):
         if process == 0:
             folder.mkdir(exist_ok=True)
-        lock = filelock.FileLock(folder / f"{_LOCK}-{process}", timeout=0)
+        lock = _lock(folder, process)
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -106,6 +113,10 @@ def unfinished_output(
 
 def _folder_of(path: Path) -> Path:
     return path.with_name(f".unfinished-{path.name}")
+
+
+def _lock(folder: Path, process: int) -> filelock.BaseFileLock:
+    return filelock.FileLock(folder / f"{_LOCK}-{process}", timeout=0)
 
 
 def _publish(folder: Path) -> None:

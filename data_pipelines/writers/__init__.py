@@ -24,7 +24,6 @@ __all__ = [
     "ZARR",
     "SliceWriter",
     "VolumeSpec",
-    "check_name",
     "check_size",
     "extension_of",
     "open_writer",
@@ -51,15 +50,6 @@ def extension_of(path: Path) -> str:
             "or give one without a dot for a DICOM folder"
         )
     return known
-
-
-def check_name(path: Path) -> None:
-    """Check that the name of an output says a known format.
-
-    Raises:
-      UserError: it does not.
-    """
-    extension_of(path)
 
 
 def check_size(path: Path, spec: VolumeSpec) -> None:

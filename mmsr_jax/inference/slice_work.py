@@ -109,8 +109,9 @@ class SliceWork:
             writers.fine.write(target, finished.fine)
             writers.disagreement.write(target, finished.disagreement)
             if writers.deviation is not None:
-                assert finished.deviation is not None
-                writers.deviation.write(target, finished.deviation)
+                none = np.zeros_like(finished.fine)  # of a slice in which nothing was computed
+                deviation = none if finished.deviation is None else finished.deviation
+                writers.deviation.write(target, deviation)
             figures[index] = finished.figures
         return figures
 

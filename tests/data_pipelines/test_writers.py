@@ -19,7 +19,7 @@ from data_pipelines import writers
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Geometry, Volume
 from data_pipelines.volumes import read_volume
-from data_pipelines.writers import VolumeSpec, check_name, check_size, open_writer, put_in_place
+from data_pipelines.writers import VolumeSpec, check_size, extension_of, open_writer, put_in_place
 
 NAMES = ("v.nii", "v.nii.gz", "v.mha", "v.nrrd", "v.tif", "v.tiff", "v.ome.zarr", "v.zarr", "v")
 DTYPES = (np.int16, np.uint16, np.uint8, np.float32)
@@ -186,12 +186,12 @@ def test_slices_of_another_kind(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["v.jpg", "v.dcm", "v.mhd", ".hidden", "v.", "v.1"])
 def test_names_without_a_format(name: str) -> None:
     with pytest.raises(UserError, match=r"\.nii\.gz, \.nii, \.mha, \.nrrd, \.ome\.zarr.*folder$"):
-        check_name(Path(name))
+        extension_of(Path(name))
 
 
 def test_names_with_a_format() -> None:
     for name in (*NAMES, "V.NII.GZ", "V.OME.ZARR", "V.Tif", "a.b.nii"):
-        check_name(Path(name))
+        extension_of(Path(name))
 
 
 @pytest.mark.parametrize(

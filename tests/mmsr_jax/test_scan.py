@@ -366,6 +366,19 @@ def test_self_ensemble_is_the_mean_over_the_symmetries_of_the_square(tmp_path: P
     assert deviation.max() > 10
 
 
+def test_an_ensemble_in_a_mask_that_leaves_slices_out(tmp_path: Path) -> None:
+    hu = smooth()
+    mask = np.zeros(hu.shape, bool)
+    mask[1, 4:9, 3:20] = True
+    write_volume(Volume(hu, OBLIQUE), tmp_path / "scan.mha")
+    write_volume(Volume(mask, OBLIQUE), tmp_path / "mask.mha")
+    models = [model_of(lambda micro, by=by: micro + by, f"{by}") for by in (0.0, 0.4)]
+    region = str(tmp_path / "mask.mha")
+    super_resolve(tmp_path / "scan.mha", tmp_path / "fine.nii", models=models, region=region)
+    deviation = read_volume(tmp_path / "fine_deviation.nii").array
+    np.testing.assert_array_equal(deviation, np.where(repeated(mask), 150, 0))
+
+
 def test_models_of_several_scales_are_refused(scan: Path, tmp_path: Path) -> None:
     models = [REPEATING, model_of(negative, scale=4)]
     with pytest.raises(UserError, match="scales of 4 and 8"):
