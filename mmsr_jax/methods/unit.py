@@ -6,6 +6,7 @@ shared residual block to the code's mean, one shared residual block back, privat
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -192,25 +193,31 @@ def _unit(
     def super_resolve(params: Params, clinical: Array) -> Array:
         return decode(params, "micro", encode(params, "clinical", grid.enter(clinical)))
 
-    def trunk(params: Params, clinical: Array) -> Array:
-        code = encode(params, "clinical", clinical)
-        features = apply(params, "generators", "shared_decoder", code)
+    discriminator_loss = terms.discriminator_loss(apply, grid)
+    super_resolution = (
+        unsplit(super_resolve)
+        if modules["generators"]["encoder_clinical"].strided
+        else _split(apply, modules["generators"], norm)
+    )
+    return Method(init, generator_loss, discriminator_loss, super_resolution, translate)
+
+
+def _split(apply: Callable[..., Any], generators: dict[str, Any], norm: Norm) -> SuperResolution:
+    """The way from clinical to micro, split in the micro decoder."""
+    before = ("encoder_clinical", "shared_encoder", "shared_decoder")
+
+    def trunk(params: Params, features: Array) -> Array:
+        for name in before:
+            features = apply(params, "generators", name, features)
         return apply(params, "generators", "decoder_micro", features, "trunk")
 
     def tail(params: Params, features: Array) -> Array:
         return apply(params, "generators", "decoder_micro", features, "tail")
 
-    def super_resolution() -> SuperResolution:
-        nets = modules["generators"]
-        if nets["encoder_clinical"].strided:
-            return unsplit(super_resolve)
-        shared = nets["shared_encoder"].reach_px + nets["shared_decoder"].reach_px
-        ends = nets["encoder_clinical"].reach_px + nets["decoder_micro"].trunk_reach_px
-        reach_px = None if norm == "instance" else ends + shared
-        return SuperResolution(trunk, tail, reach_px, nets["decoder_micro"].tail_reach_px)
-
-    discriminator_loss = terms.discriminator_loss(apply, grid)
-    return Method(init, generator_loss, discriminator_loss, super_resolution(), translate)
+    decoder = generators["decoder_micro"]
+    reach_px = sum(generators[name].reach_px for name in before) + decoder.trunk_reach_px
+    local = norm != "instance"
+    return SuperResolution(trunk, tail, reach_px if local else None, decoder.tail_reach_px)
 
 
 def _with_noise(means: Images, key: Array | None, pass_number: int) -> Images:

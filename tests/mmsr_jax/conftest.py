@@ -3,6 +3,11 @@ from pathlib import Path
 
 import pytest
 from commands import FinishedRun, run, small_demo
+from scan_files import OBLIQUE
+from scans import noise
+
+from data_pipelines.geometry import Volume
+from data_pipelines.volumes import write_volume
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,10 @@ def workdir(finished: FinishedRun, tmp_path: Path) -> Path:
     """A run directory that holds nothing but the finished run's dataset."""
     shutil.copytree(finished.workdir / "phantom_dataset", tmp_path / "run" / "phantom_dataset")
     return tmp_path / "run"
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """A small scan in a file."""
+    write_volume(Volume(noise(), OBLIQUE), tmp_path / "scan.nrrd")
+    return tmp_path / "scan.nrrd"
