@@ -1,6 +1,7 @@
 """What the methods' losses have in common."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,19 @@ def micro_grid(scale: int) -> ClinicalGrid:
     )
 
 
+def in_one_batch(function: Callable[[Array], Any], a: Array, b: Array) -> tuple[Any, Any]:
+    """What `function` gives of two batches of n images, computed as one of 2·n.
+
+    Their images alternate, so that each stays on the device that has it.
+    """
+    both = jnp.stack([a, b], axis=1)
+    outputs = function(both.reshape(-1, *a.shape[1:]))
+    pairs = jax.tree.map(lambda output: output.reshape(*both.shape[:2], *output.shape[1:]), outputs)
+    return jax.tree.map(lambda pair: pair[:, 0], pairs), jax.tree.map(
+        lambda pair: pair[:, 1], pairs
+    )
+
+
 def adversarial(discriminate: Callable[[str, Array], Any], fakes: Images) -> Terms:
     """The generators' LSGAN term of each domain, summed over a discriminator's scales."""
     return {
@@ -64,11 +78,11 @@ def discriminator_loss(
         reals = {"clinical": grid.enter(batch["clinical"]), "micro": batch["micro"]}
         terms = {}
         for domain in DOMAINS:
-            both = jnp.concatenate([reals[domain], fakes[domain]])
-            scores = jax.tree.leaves(apply(params, "discriminators", domain, both))
-            halves = (jnp.split(score, 2) for score in scores)
+            discriminate = partial(apply, params, "discriminators", domain)
+            scores = in_one_batch(discriminate, reals[domain], fakes[domain])
+            scales = zip(*map(jax.tree.leaves, scores), strict=True)
             terms[f"discriminator_{domain}"] = jnp.asarray(
-                sum(lsgan_discriminator_loss(real, fake) for real, fake in halves)
+                sum(lsgan_discriminator_loss(real, fake) for real, fake in scales)
             )
         return jnp.asarray(sum(terms.values())), terms
 

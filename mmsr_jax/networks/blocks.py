@@ -1,14 +1,17 @@
 """Layers that the networks share. Images are NHWC; parameters are float32 in any compute dtype."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
+
+from mmsr_jax.networks.convolution import convolve, depth_to_space, fast_in_loops
 
 Norm = Literal["pixel", "instance", "none"]
 Upsample = Literal["nearest", "smooth", "shuffle"]
@@ -64,7 +67,6 @@ class Conv(nnx.Module):
     ):
         self.padding = padding
         self.pad_mode = pad_mode
-        in_blocks = 1 in (channels_in, channels_out) and stride == 1
         self.conv = nnx.Conv(
             channels_in,
             channels_out,
@@ -74,7 +76,7 @@ class Conv(nnx.Module):
             kernel_init=kernel_init,
             dtype=dtype,
             param_dtype=jnp.float32,
-            conv_general_dilated=_conv_in_blocks if in_blocks else lax.conv_general_dilated,
+            conv_general_dilated=_convolve,
             rngs=rngs,
         )
 
@@ -141,6 +143,23 @@ class ResidualBlock(nnx.Module):
         return features + (0.1 * residual if self.norm == "none" else residual)
 
 
+def apply_blocks(
+    blocks: Sequence[ResidualBlock], features: Float[Array, "n h w c"]
+) -> Float[Array, "n h w c"]:
+    """One residual block after the other; compiled as one, where a loop costs nothing."""
+    if not blocks or not fast_in_loops(features, jnp.asarray(blocks[0].first.conv.kernel)):
+        for block in blocks:
+            features = block(features)
+        return features
+    graph = nnx.graphdef(blocks[0])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, blocks))
+
+    def apply(features: Array, state: nnx.State) -> tuple[Array, None]:
+        return nnx.merge(graph, state)(features), None
+
+    return lax.scan(apply, features, stacked)[0]
+
+
 class UpsampleBlock(nnx.Module):
     """Twice the height and width, then the activation.
 
@@ -181,7 +200,7 @@ class UpsampleBlock(nnx.Module):
     def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c2"]:
         """Double the size of `features`."""
         if self.kind == "shuffle":
-            return leaky_relu(_depth_to_space(self.conv(features)))
+            return leaky_relu(depth_to_space(self.conv(features)))
         taps = _TAPS_AFTER_UPSAMPLING[self.kind]
         return leaky_relu(_conv_of_upsampled(features, self.conv.conv, taps))
 
@@ -236,7 +255,7 @@ def _conv_of_upsampled(
     phases = jnp.einsum("apk,bql,klio->pqiabo", taps, taps, kernel, precision="highest")
     channels, shift = kernel.shape[3], 3 - size  # a phase of 2 taps begins at its own pixel
     padded = jnp.pad(features.astype(dtype), ((0, 0), (1, 1), (1, 1), (0, 0)), mode=pad_mode)
-    sums = _conv(padded, phases.reshape(size, size, -1, 4 * channels).astype(dtype))
+    sums = convolve(padded, phases.reshape(size, size, -1, 4 * channels).astype(dtype))
     sums = sums.reshape(n, height + shift, width + shift, 2, 2, channels)
 
     def phase(a: int, b: int) -> Array:
@@ -247,60 +266,12 @@ def _conv_of_upsampled(
     return images + jnp.asarray(conv.bias).astype(dtype)
 
 
-def _depth_to_space(features: Array) -> Array:
-    n, height, width, channels = features.shape
-    blocks = features.reshape(n, height, width, 2, 2, channels // 4)
-    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels // 4)
-
-
-def _space_to_depth(features: Array) -> Array:
-    n, height, width, channels = features.shape
-    blocks = features.reshape(n, height // 2, 2, width // 2, 2, channels)
-    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // 2, width // 2, 4 * channels)
+def _convolve(
+    images: Array, kernel: Array, strides: Sequence[int], *_: object, **__: object
+) -> Array:
+    """`convolve` in the place of `lax.conv_general_dilated`."""
+    return convolve(images, kernel, strides[0])
 
 
 def _icnr_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
     return jnp.tile(he_init(key, (*shape[:-1], shape[-1] // 4), dtype), 4)
-
-
-def _conv_in_blocks(
-    images: Array, kernel: Array, strides: object, padding: object, **options: object
-) -> Array:
-    """`lax.conv_general_dilated`, stride 1 and VALID, on blocks of 2 × 2 pixels as channels.
-
-    The same sums as one convolution at half the size, from and to four times the channels: a
-    convolution from or to one channel leaves most of a matrix unit idle.
-    """
-    del strides, padding, options
-    size = kernel.shape[0]
-    height, width = (side - size + 1 for side in images.shape[1:3])
-    symbolic = not isinstance(height, int) or not isinstance(width, int)
-    if symbolic or height % 2 or width % 2:
-        return _conv(images, kernel)
-    # One row and column of the last blocks go unread if the kernel's size is even.
-    images = jnp.pad(images, ((0, 0), *[(0, side % 2) for side in images.shape[1:3]], (0, 0)))
-    taps = jnp.asarray(_taps_of_blocks(size))
-    blocks = jnp.einsum("pxis,qyjt,stcd->xyijcpqd", taps, taps, kernel, precision="highest")
-    reach, channels_in, channels_out = taps.shape[1], *kernel.shape[2:]
-    blocks = blocks.reshape(reach, reach, 4 * channels_in, 4 * channels_out)
-    sums = _conv(_space_to_depth(images), blocks.astype(kernel.dtype))
-    return _depth_to_space(sums[:, : height // 2, : width // 2])
-
-
-def _conv(images: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(
-        images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _taps_of_blocks(size: int) -> np.ndarray:
-    """1 where a tap (last axis) for an even or odd output pixel (first) lies in a pixel of a block.
-
-    The axes between are the block, counted from the output's, and the pixel within it.
-    """
-    taps = np.zeros((2, size // 2 + 1, 2, size), np.float32)
-    for output in range(2):
-        for tap in range(size):
-            block, pixel = divmod(output + tap, 2)
-            taps[output, block, pixel, tap] = 1
-    return taps

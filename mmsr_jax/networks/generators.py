@@ -14,6 +14,7 @@ from mmsr_jax.networks.blocks import (
     ResidualBlock,
     Upsample,
     UpsampleBlock,
+    apply_blocks,
     he_init,
     leaky_relu,
 )
@@ -102,8 +103,7 @@ class SrResnet(nnx.Module):
     def trunk(self, clinical: Float[Array, "n h w 1"]) -> SrFeatures:
         """All that is computed at low resolution, and the scan for the base."""
         features = leaky_relu(self.stem(clinical))
-        for block in self.blocks:
-            features = block(features)
+        features = apply_blocks(self.blocks, features)
         return SrFeatures(self.post(features), clinical)
 
     def tail(self, trunk: SrFeatures) -> Float[Array, "n h*s w*s 1"]:
@@ -164,6 +164,5 @@ class DownResnet(nnx.Module):
         features = leaky_relu(self.stem(micro))
         for downsample in self.downsampling:
             features = leaky_relu(downsample(features))
-        for block in self.blocks:
-            features = block(features)
+        features = apply_blocks(self.blocks, features)
         return self.head(features)

@@ -14,6 +14,7 @@ from mmsr_jax.networks.blocks import (
     ResidualBlock,
     Upsample,
     UpsampleBlock,
+    apply_blocks,
     he_init,
     leaky_relu,
 )
@@ -70,9 +71,7 @@ class Encoder(nnx.Module):
         features = leaky_relu(self.stem(images))
         for conv in self.convs:
             features = leaky_relu(conv(features))
-        for block in self.blocks:
-            features = block(features)
-        return features
+        return apply_blocks(self.blocks, features)
 
 
 class Decoder(nnx.Module):
@@ -129,9 +128,7 @@ class Decoder(nnx.Module):
 
     def trunk(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """The residual blocks."""
-        for block in self.blocks:
-            features = block(features)
-        return features
+        return apply_blocks(self.blocks, features)
 
     def tail(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 1"]:
         """The image, from what the trunk gave."""
