@@ -11,30 +11,28 @@ keep their own default precision of float32 convolutions on a GPU. Linux only.
 """
 
 import contextlib
-import importlib.metadata
-import json
-import math
 import os
-import platform
 import statistics
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 from absl import app, flags
 
-from benchmarks import processes
-from benchmarks.contenders import (
+from benchmarks.device import Device, chosen_device
+from benchmarks.inference_contenders import (
     CONTENDERS,
     OUR_VARIANT,
     OURS,
     TRIED_AS,
     VARIANTS,
-    Device,
     Variant,
+    largest_hu,
+    make_contender,
 )
+from benchmarks.processes import failure_noted, in_a_process, running
+from benchmarks.report import progress, table, write_report
+from benchmarks.trials import Trial, fastest, trials
 from data_pipelines.command_line import parse_flags
 from data_pipelines.errors import UserError, reported_in_one_line
 
@@ -54,123 +52,81 @@ def main(argv: list[str]) -> None:
     with reported_in_one_line():
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; see --help")
+        device = chosen_device(_DEVICE.value)
+        load_before = os.getloadavg()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            found = processes.in_a_process(_prepare, folder, _SLICES.value, _SIZE.value)
-            device = cast("Device", found if _DEVICE.value == "auto" else _DEVICE.value)
-            load_before = os.getloadavg()
-            trials = {
-                name: _trials(name, folder, device) for name in sorted(set(TRIED_AS.values()))
-            }
-            results = _measure(folder, device, trials)
+            in_a_process(_write_inputs, folder, _SLICES.value, _SIZE.value)
+            tried = {name: _trials(name, folder, device) for name in sorted(set(TRIED_AS.values()))}
+            results = _measure(folder, device, tried)
         report = {
-            "command": ["python", "-m", "benchmarks.inference", *sys.argv[1:]],
             "slices": _SLICES.value,
             "size": _SIZE.value,
             "runs": _RUNS.value,
-            "machine": _machine(device),
-            "load_average": {"before": load_before, "after": os.getloadavg()},
-            "trials_s_per_slice": trials,
+            "load_average_before": load_before,
+            "trials_s_per_slice": tried,
             "results": results,
         }
-        Path(_OUTPUT.value).write_text(json.dumps(report, indent=2) + "\n")
+        write_report(_OUTPUT.value, "benchmarks.inference", device, _PACKAGES, report)
         print(_table(results))
 
 
-def _prepare(folder: Path, slices: int, size: int) -> Device:
-    """Write the inputs; "gpu" where both frameworks have one."""
-    os.environ |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    import jax
-    import torch
-
-    from benchmarks.inputs import write_inputs
+def _write_inputs(folder: Path, slices: int, size: int) -> None:
+    from benchmarks.inference_inputs import write_inputs
 
     write_inputs(folder, slices, size)
-    return "gpu" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
 
 
-def _trials(name: str, folder: Path, device: Device) -> list[dict[str, Any]]:
-    """Seconds for one slice in every variant; None if it failed."""
-    trials = []
-    for variant in VARIANTS:
-        seconds, failure = None, None
-        try:
-            with processes.running(name, variant, folder, device, slices=1) as contender:
-                seconds = min(contender.run(slices=1).seconds for _ in range(2))
-        except processes.ContenderFailed as error:
-            failure = str(error)
-        trials.append(variant._asdict() | {"seconds": seconds, "failure": failure})
-        _progress(f"{name}: {trials[-1]}")
-    return trials
+def _trials(name: str, folder: Path, device: Device) -> list[Trial]:
+    """Seconds for one slice in every variant."""
+
+    def seconds(variant: Variant) -> float:
+        with running(make_contender, name, folder, device, variant) as contender:
+            contender.call("run", 1)
+            return min(contender.timed("run", 1).seconds for _ in range(2))
+
+    return trials(name, VARIANTS, seconds)
 
 
-def _measure(folder: Path, device: Device, trials: dict[str, list[dict[str, Any]]]) -> Results:
+def _measure(folder: Path, device: Device, tried: dict[str, list[Trial]]) -> Results:
     """Every contender in its fastest variant, in turns."""
-    results: Results = {name: {"variant": _variant(name, trials)} for name in CONTENDERS}
+    results: Results = {name: {"variant": _variant(name, tried)} for name in CONTENDERS}
     with contextlib.ExitStack() as stack:
         contenders = {}
         for name, result in results.items():
             variant = Variant(**result["variant"])
-            with _failure_noted(result):
+            with failure_noted(result):
                 contenders[name] = stack.enter_context(
-                    processes.running(name, variant, folder, device, _SLICES.value)
+                    running(make_contender, name, folder, device, variant)
                 )
-                result |= {"warm_up": contenders[name].warm_up._asdict(), "runs": []}
+                warm_up = contenders[name].timed("run", _SLICES.value)
+                result |= {"warm_up": warm_up._asdict(), "runs": []}
         for _ in range(_RUNS.value):
             for name, contender in contenders.items():
-                with _failure_noted(results[name]):
-                    took = contender.run(_SLICES.value)._asdict()
+                with failure_noted(results[name]):
+                    took = contender.timed("run", _SLICES.value)._asdict()
                     results[name]["runs"].append(took | {"load": os.getloadavg()[0]})
-                    _progress(f"{name}: {results[name]['runs'][-1]}")
+                    progress(f"{name}: {results[name]['runs'][-1]}")
         for name, contender in contenders.items():
-            with _failure_noted(results[name]):
-                results[name] |= contender.figures()
-        _compare(results)
+            with failure_noted(results[name]):
+                results[name] |= contender.call("figures")
+    _compare(results)
     return results
 
 
-def _variant(name: str, trials: dict[str, list[dict[str, Any]]]) -> dict[str, bool]:
+def _variant(name: str, tried: dict[str, list[Trial]]) -> dict[str, bool]:
     """The fastest one of PyTorch; ours has one."""
     if name not in TRIED_AS:
         return OUR_VARIANT._asdict()
-    best = min(trials[TRIED_AS[name]], key=lambda trial: trial["seconds"] or math.inf)
+    best = fastest(tried[TRIED_AS[name]])
     return {field: best[field] for field in Variant._fields}
-
-
-@contextlib.contextmanager
-def _failure_noted(result: dict[str, Any]) -> Any:
-    try:
-        yield
-    except processes.ContenderFailed as error:
-        result["failure"] = str(error)
 
 
 def _compare(results: Results) -> None:
     """How far PyTorch's and our slices are apart; drop the slices."""
-    firsts = {
-        name: np.load(result.pop("first")) for name, result in results.items() if "first" in result
-    }
+    firsts = {name: result.pop("first") for name, result in results.items() if "first" in result}
     for name, first in firsts.items():
-        results[name]["from_ours_hu"] = processes.largest_hu(first, firsts[OURS])
-
-
-def _machine(device: Device) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "device": device,
-        "device_name": processes.in_a_process(_gpu_name) if device == "gpu" else models[0],
-        "cores": os.cpu_count(),
-        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    } | {package: importlib.metadata.version(package) for package in _PACKAGES}
-
-
-def _gpu_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name()
+        results[name]["from_ours_hu"] = largest_hu(first, firsts[OURS])
 
 
 def _table(results: Results) -> str:
@@ -186,12 +142,7 @@ def _table(results: Results) -> str:
         "from ours HU",
         "how",
     )
-    rows = [headings, *(_row(name, result) for name, result in results.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:-1]), row[-1]])
-        for row in rows
-    )
+    return table(headings, [_row(name, result) for name, result in results.items()])
 
 
 def _row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
@@ -213,10 +164,6 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
         f"{result['from_ours_hu']:.2g}",
         ", ".join(way.replace("_", " ") for way, used in result["variant"].items() if used),
     )
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.weights import named_weights, params_of_weights
 from configs import cyclegan
 from data_pipelines.geometry import Geometry, Volume
 from data_pipelines.intensity import CLINICAL_WINDOW_HU, clinical_intensity
 from data_pipelines.volumes import write_volume
 from mmsr_jax import methods
 from mmsr_jax.inference.network import Network
-from mmsr_jax.methods import Params
 
 SLICES, WEIGHTS, SCAN = "slices.npy", "weights.npz", "scan.nii"
 _G1 = "clinical_to_micro"
@@ -34,19 +33,12 @@ def write_inputs(folder: Path, slices: int, size: int) -> None:
     np.savez(folder / WEIGHTS, **weights)
 
 
-def named_weights(params: Params) -> dict[str, np.ndarray]:
-    """Every array by its path, such as "blocks.0.first.conv.kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
 def jax_network(weights: Mapping[str, np.ndarray]) -> Network:
     """G1 of the preset `paper`, as a trained run gives it."""
     config = cyclegan.get_config("paper")
     method = methods.create(config)
     like = jax.eval_shape(method.init, jax.random.key(0))["generators"][_G1]
-    g1 = jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(weights[_name(path)]), like)
-    params = {"generators": {_G1: g1}}
+    params = {"generators": {_G1: params_of_weights(weights, like)}}
     trunk, tail, *reaches = method.super_resolution
     return Network(
         jax.jit(lambda images: trunk(params, images)),
@@ -61,7 +53,3 @@ def _smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
     noise = ndimage.gaussian_filter(noise, (0, _SMOOTHING_PX, _SMOOTHING_PX))
     hu = _MEAN_HU + _DEVIATION_HU * noise / noise.std()
     return np.rint(np.clip(hu, *CLINICAL_WINDOW_HU)).astype(np.int16)
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-Device = Literal["cpu", "gpu"]
+from benchmarks.device import Device, prepare_process, torch_device
+from benchmarks.memory import jax_peak_mib, peak_mib, torch_peak_mib
+from data_pipelines.intensity import CLINICAL_WINDOW_HU
 
 _WINDOW_PX = 128  # of MONAI; as large as our tiles on a CPU
 _WINDOWS_AT_ONCE = 4
@@ -19,7 +21,7 @@ _USUAL_OVERLAP = 0.25
 _REACH_PX = 24  # of G1, in clinical pixels
 _EXACT_OVERLAP = 2 * _REACH_PX / _WINDOW_PX
 _SCALE = 8
-_MIB = 2**20
+_HU_PER_UNIT = (CLINICAL_WINDOW_HU[1] - CLINICAL_WINDOW_HU[0]) / 2
 
 
 class Variant(NamedTuple):
@@ -49,6 +51,13 @@ class Contender(NamedTuple):
     whole: Callable[[], np.ndarray] | None
     device_peak_mib: Callable[[], float | None]
 
+    def figures(self) -> dict[str, Any]:
+        """`peak_mib`, `device_peak_mib` until now, the `first` slice and `seam_hu`."""
+        peaks = {"peak_mib": peak_mib(), "device_peak_mib": self.device_peak_mib()}
+        first = self.first()
+        seam_hu = None if self.whole is None else largest_hu(first, self.whole())
+        return peaks | {"seam_hu": seam_hu, "first": first}
+
 
 Maker = Callable[[Path, Device, Variant], Contender]
 
@@ -58,7 +67,7 @@ def _ours(folder: Path, device: Device, variant: Variant) -> Contender:
     del variant
     import dataclasses
 
-    from benchmarks.inputs import SLICES, WEIGHTS, jax_network
+    from benchmarks.inference_inputs import SLICES, WEIGHTS, jax_network
     from mmsr_jax.inference.memory import plan
     from mmsr_jax.inference.tiles import super_resolve_slices
 
@@ -78,7 +87,7 @@ def _ours(folder: Path, device: Device, variant: Variant) -> Contender:
     def whole() -> np.ndarray:
         return super_resolve_slices(unsplit, images[:1], tile_px=way.tile_px)[0]
 
-    return Contender(run, first, whole, lambda: _jax_peak_mib(device))
+    return Contender(run, first, whole, lambda: jax_peak_mib(device))
 
 
 def _ours_streamed(folder: Path, device: Device, variant: Variant) -> Contender:
@@ -86,7 +95,7 @@ def _ours_streamed(folder: Path, device: Device, variant: Variant) -> Contender:
     del variant
     import zarr
 
-    from benchmarks.inputs import SCAN, WEIGHTS, jax_network
+    from benchmarks.inference_inputs import SCAN, WEIGHTS, jax_network
     from data_pipelines.intensity import CLINICAL_WINDOW_HU, clinical_intensity
     from mmsr_jax.inference.model import SuperResolver
     from mmsr_jax.inference.options import Options
@@ -104,7 +113,7 @@ def _ours_streamed(folder: Path, device: Device, variant: Variant) -> Contender:
         hu = zarr.open_array(output / "0", mode="r")[0]
         return clinical_intensity(CLINICAL_WINDOW_HU).normalise(np.asarray(hu))
 
-    return Contender(run, first, None, lambda: _jax_peak_mib(device))
+    return Contender(run, first, None, lambda: jax_peak_mib(device))
 
 
 def _torch_whole(folder: Path, device: Device, variant: Variant) -> Contender:
@@ -153,19 +162,33 @@ TRIED_AS = {
 }
 
 
+def make_contender(name: str, folder: Path, device: Device, variant: Variant) -> Contender:
+    """The contender of a name, in the process that is to be its own."""
+    prepare_process(device, host_memory_kept=variant.host_memory_kept)
+    return CONTENDERS[name](folder, device, variant)
+
+
+def largest_hu(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference of two images in [-1, 1], in Hounsfield units."""
+    return float(np.abs(a - b).max()) * _HU_PER_UNIT
+
+
 def _torch_network(folder: Path, device: Device, variant: Variant) -> tuple[Any, Any]:
     """The network and (n, 1, rows, columns) slices in main memory."""
     import torch
     import torch._inductor.config
 
-    from benchmarks.torch_networks import SrResnet, copy_weights
+    from benchmarks.torch_peer.generators import SrResnet
+    from benchmarks.torch_peer.weights import copy_weights
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.backends.cudnn.benchmark = True
     torch._inductor.config.freezing = True  # weights are laid out for the convolutions once
-    network = SrResnet(channels=64, blocks=9, tail_channels=32, scale=_SCALE).eval()
+    network = SrResnet(
+        channels=64, blocks=9, tail_channels=32, scale=_SCALE, upsample="nearest"
+    ).eval()
     copy_weights(np.load(folder / "weights.npz"), network)
-    network = network.to(_torch_device(device), memory_format=torch.channels_last)
+    network = network.to(torch_device(device)).to(memory_format=torch.channels_last)
     images = torch.from_numpy(np.load(folder / "slices.npy")[:, None])
     return torch.compile(network, dynamic=False) if variant.compiled else network, images
 
@@ -175,30 +198,15 @@ def _torch_contender(tiled: Any, whole: Any, images: Any, device: Device) -> Con
 
     def resolve(function: Any, image: Any) -> np.ndarray:
         with torch.inference_mode():
-            return function(image[None].to(_torch_device(device)))[0, 0].cpu().numpy()
+            return function(image[None].to(torch_device(device)))[0, 0].cpu().numpy()
 
     def run(slices: int) -> None:
         for image in images[:slices]:
             resolve(tiled, image)
 
-    def peak_mib() -> float | None:
-        return torch.cuda.max_memory_allocated() / _MIB if device == "gpu" else None
-
     return Contender(
         run,
         lambda: resolve(tiled, images[0]),
         None if whole is None else lambda: resolve(whole, images[0]),
-        peak_mib,
+        lambda: torch_peak_mib(device),
     )
-
-
-def _torch_device(device: Device) -> str:
-    return {"cpu": "cpu", "gpu": "cuda"}[device]
-
-
-def _jax_peak_mib(device: Device) -> float | None:
-    import jax
-
-    if device == "cpu":
-        return None
-    return (jax.local_devices()[0].memory_stats() or {})["peak_bytes_in_use"] / _MIB
