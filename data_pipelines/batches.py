@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import dataset_card
 from data_pipelines.dataset_card import DOMAINS, DomainCard
 from data_pipelines.errors import UserError
+from data_pipelines.patches import check_batch_size, gain_and_bias, normalise, turn
 from data_pipelines.quiet_tensorflow import tf
+from data_pipelines.records import INTERLEAVED_SHARDS, shards
 
 # A domain's shuffle buffer. The writer has hashed all records into random order already.
 _SHUFFLE_BYTES = 128 * 2**20
-_INTERLEAVED_SHARDS = 8
 _READER_THREADS = 4
 
 
@@ -58,13 +58,7 @@ def train_batches(
     card = dataset_card.load(directory)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    for name in DOMAINS:
-        count = card.domain(name).patches("train")
-        if batch_size > count:
-            raise UserError(
-                f"batch size {batch_size} is larger than the {count} {name} training patches "
-                f"of {directory}; use a smaller batch or prepare more patches"
-            )
+    check_batch_size(directory, card, batch_size, len(sharding.device_set))
     rows = _rows_of_this_process(sharding, batch_size)
     readers = {name: DomainReader(directory, card.domain(name), name, seed) for name in DOMAINS}
     return _global_batches(readers, batch_size, rows, start_step, augment, sharding)
@@ -87,7 +81,8 @@ def _global_batches(
         batch = {}
         for name, reader in readers.items():
             stored, case = next(local[name])
-            batch[name] = normalise(*map(to_global, (stored, *reader.normalisation(case))))
+            constants = gain_and_bias(reader.domain, case)
+            batch[name] = normalise(*map(to_global, (stored, *constants)))
             if augment:
                 turns = reader.turns(step, batch_size)[rows]
                 batch[name] = turn(batch[name], to_global(turns))
@@ -96,37 +91,14 @@ def _global_batches(
 
 def _rows_of_this_process(sharding: jax.sharding.Sharding, batch_size: int) -> slice:
     """Rows of the global batch that this process's devices hold; they are contiguous."""
-    try:
-        shards = sharding.addressable_devices_indices_map((batch_size, 1, 1, 1))
-    except ValueError as error:
-        raise UserError(
-            f"batch size {batch_size} does not divide over {len(sharding.device_set)} devices; "
-            "use a multiple of the number of devices"
-        ) from error
-    bounds = [index[0].indices(batch_size)[:2] for index in shards.values() if index is not None]
+    places = sharding.addressable_devices_indices_map((batch_size, 1, 1, 1))
+    bounds = [index[0].indices(batch_size)[:2] for index in places.values() if index is not None]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
-
-
-@jax.jit
-def normalise(stored: jax.Array, gain: jax.Array, bias: jax.Array) -> jax.Array:
-    """Stored integers (B, p, p, 1) -> float32 in [-1, 1]; gain and bias are (B, 1, 1, 1).
-
-    It runs on the device, so that 16-bit integers cross the bus.
-    """
-    return jnp.clip(stored.astype(jnp.float32) * gain + bias, -1.0, 1.0)
-
-
-@jax.jit
-def turn(patches: jax.Array, turns: jax.Array) -> jax.Array:
-    """Symmetries of the square; bits 0, 1, 2 of turns (B, 1, 1, 1): transpose, two flips."""
-    patches = jnp.where(turns & 1, patches.swapaxes(1, 2), patches)
-    patches = jnp.where(turns & 2, patches[:, ::-1], patches)
-    return jnp.where(turns & 4, patches[:, :, ::-1], patches)
 
 
 @dataclasses.dataclass(frozen=True)
 class DomainReader:
-    """Reads one domain's records.
+    """Reads one domain's training records.
 
     Attributes:
         directory: of the dataset.
@@ -149,17 +121,6 @@ class DomainReader:
             yield from self._as_numpy(self._epoch(epoch, offset, batch_size, rows))
             epoch, offset = epoch + 1, 0
 
-    def validation(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first `count` validation records: stored (count, p, p, 1), case index (count,)."""
-        records = self._records("validation", None).batch(count).map(self._parse)
-        return next(self._as_numpy(records))
-
-    def normalisation(self, case: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gain and bias (n, 1, 1, 1) float32 of the cases (n,)."""
-        constants = np.array([c.normalisation() for c in self.domain.cases], np.float32)
-        gain, bias = constants[case].T.reshape(2, -1, 1, 1, 1)
-        return gain, bias
-
     def turns(self, step: int, batch_size: int) -> np.ndarray:
         """(B, 1, 1, 1) uint8 in [0, 8) for `turn`, drawn by (seed, domain, step)."""
         words = [self.seed, DOMAINS.index(self.name), step, 1]
@@ -171,7 +132,7 @@ class DomainReader:
         words = np.random.SeedSequence([self.seed, DOMAINS.index(self.name), epoch])
         shard_order, shuffle_seed = words.generate_state(2)
         record_bytes = self.domain.patch_px**2 * np.dtype(self.domain.dtype).itemsize
-        records = self._records("train", np.random.default_rng(shard_order)).shuffle(
+        records = self._records(np.random.default_rng(shard_order)).shuffle(
             min(self.domain.patches("train"), max(1, _SHUFFLE_BYTES // record_bytes)),
             seed=int(shuffle_seed),
             reshuffle_each_iteration=False,
@@ -185,17 +146,15 @@ class DomainReader:
         )
         return parsed.prefetch(4)
 
-    def _records(self, split: str, order: np.random.Generator | None) -> tf.data.Dataset:
+    def _records(self, order: np.random.Generator) -> tf.data.Dataset:
         """Serialised records, several shards read in turn; the order is fixed by `order`."""
         _hide_accelerators()
-        shards = sorted(shard for shard in self.domain.shards if f"-{split}." in Path(shard).name)
-        if order is not None:
-            shards = list(order.permutation(shards))
-        paths = [str(self.directory / shard) for shard in shards]
+        paths = order.permutation(list(map(str, shards(self.directory, self.domain, "train"))))
+        opened = min(INTERLEAVED_SHARDS, len(paths))
         records = tf.data.Dataset.from_tensor_slices(paths).interleave(
             tf.data.TFRecordDataset,
-            cycle_length=min(_INTERLEAVED_SHARDS, len(shards)),
-            num_parallel_calls=2,
+            cycle_length=opened,
+            num_parallel_calls=min(2, opened),
             deterministic=True,
         )
         options = tf.data.Options()
@@ -229,31 +188,6 @@ class DomainReader:
                     "prepare the dataset again"
                 ) from error
             yield batch
-
-
-def validation_patches(dataset_dir: str | Path, count: int | None = None) -> dict[str, np.ndarray]:
-    """The same patches each time, cases mixed.
-
-    Args:
-        dataset_dir: made by `data_pipelines.prepare`.
-        count: n, a domain; None for all. Fewer come back if a domain has fewer.
-
-    Returns:
-        {"clinical": (n, p, p, 1), "micro": (n, P, P, 1)}, float32 in [-1, 1].
-
-    Raises:
-        UserError: no valid dataset, or a damaged record.
-    """
-    directory = Path(dataset_dir)
-    card = dataset_card.load(directory)
-    available = min(card.domain(name).patches("validation") for name in DOMAINS)
-    count = available if count is None else min(count, available)
-    patches = {}
-    for name in DOMAINS:
-        reader = DomainReader(directory, card.domain(name), name)
-        stored, case = reader.validation(count)
-        patches[name] = np.asarray(normalise(stored, *reader.normalisation(case)))
-    return patches
 
 
 @functools.cache

@@ -3,12 +3,14 @@
 import dataclasses
 import math
 from dataclasses import field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from data_pipelines.errors import UserError
 from mmsr_jax.losses.mmsr import PixelLoss, SsimConstants, SsimWindow
 from mmsr_jax.networks.blocks import Norm, Upsample
 from mmsr_jax.networks.generators import Base
+
+Residency = Literal["host", "device"]
 
 _SMALLEST_PATCH_PX = 12  # gives the clinical discriminator one score; the SSIM window needs 11
 _SMALLEST_SCAN_PX = 15  # the SSIM window of 11 without two pixels at each border
@@ -16,6 +18,7 @@ _LARGEST_SCALE = 32  # the evaluation's phantoms have 512 micro pixels
 _LEAST = {
     "steps": 1,
     "batch_size": 1,
+    "steps_per_dispatch": 1,
     "pool_size": 0,
     "log_every": 1,
     "validate_every": 1,
@@ -72,6 +75,7 @@ class DataConfig:
     scale: int = 8
     clinical_patch_px: int = 32
     augment: bool = False  # flips and quarter turns
+    residency: Residency = "host"  # or device: all training patches in the accelerator's memory
     validation_patches: int = 16
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
@@ -142,6 +146,8 @@ class Config:
     compute_dtype: str = "float32"  # or bfloat16; parameters, norms and losses stay float32
     steps: int = 2_000_000
     batch_size: int = 1
+    steps_per_dispatch: int = 1  # of the host to the device; more ask for data.residency=device
+    remat: bool = False  # compute activations again in the backward pass: less memory, more time
     pool_size: int = 50  # past fakes shown to a discriminator; 0: the newest alone
     log_every: int = 100
     validate_every: int = 5_000
@@ -186,6 +192,7 @@ def check_config(config: Config) -> None:
     """
     choices = {
         "compute_dtype": (config.compute_dtype, ("float32", "bfloat16")),
+        "data.residency": (config.data.residency, get_args(Residency)),
         "networks.norm": (config.networks.norm, get_args(Norm)),
         "networks.upsample": (config.networks.upsample, get_args(Upsample)),
         "networks.unit_upsample": (config.networks.unit_upsample, get_args(Upsample)),
@@ -204,6 +211,7 @@ def check_config(config: Config) -> None:
     for name, (low, high) in _RANGES.items():
         if not low <= values[name] <= high:
             raise UserError(f"config.{name}={values[name]}: must be from {low} to {high}")
+    _check_dispatch(config)
     scale = config.data.scale
     if not 2 <= scale <= _LARGEST_SCALE or scale & (scale - 1):
         raise UserError(
@@ -229,6 +237,21 @@ def check_config(config: Config) -> None:
             f"config.data.phantom.size_px={size_px}: must be a multiple of {multiple}, at least "
             f"{_SMALLEST_SCAN_PX * scale}, so that its scans can be scored"
         )
+
+
+def _check_dispatch(config: Config) -> None:
+    steps = config.steps_per_dispatch
+    if steps > 1 and config.data.residency != "device":
+        raise UserError(
+            f"config.steps_per_dispatch={steps}: must be 1 for config.data.residency="
+            f"{config.data.residency!r}, whose batches come one by one"
+        )
+    for name in ("steps", "log_every", "validate_every", "checkpoint_every"):
+        value = getattr(config, name)
+        if value % steps:
+            raise UserError(
+                f"config.{name}={value}: must be a multiple of config.steps_per_dispatch={steps}"
+            )
 
 
 def _from_dict(kind: Any, values: Any) -> Any:

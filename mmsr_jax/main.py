@@ -1,6 +1,6 @@
 """Command line: train, then evaluate and show what was trained.
 
-python -m mmsr_jax.main --config=configs/cyclegan.py[:PRESET] [--workdir=DIR]
+python -m mmsr_jax.main --config=configs/cyclegan.py[:PRESET] [--workdir=DIR] [--profile]
 [--config.FIELD=VALUE ...]
 """
 
@@ -29,6 +29,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=False,
     sys_argv=[with_underscores(argument) for argument in sys.argv],
 )
+_PROFILE = flags.DEFINE_boolean(
+    "profile", False, "Trace a few steps into WORKDIR/profile, for TensorBoard or Perfetto."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME if not given.")
 
 
@@ -45,7 +48,7 @@ def main(argv: list[str]) -> None:
         enable_compilation_cache()
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         try:
-            dataset = train(config, workdir)
+            dataset = train(config, workdir, profile=_PROFILE.value)
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr)
             sys.exit(128 + interrupted.signal)

@@ -26,6 +26,7 @@ class RunLog:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self._path)
         self._file = self._path.open("a", buffering=1)
+        self._speed: dict[str, str] = {}
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
         self._bar = tqdm(total=steps, initial=start_step, unit="step", dynamic_ncols=True)
 
@@ -36,15 +37,25 @@ class RunLog:
             self._board.add_scalar(f"{group}/{name}", value, step)
         if group == "train":
             shown = {name: f"{values[name]:.3f}" for name in _IN_THE_BAR if name in values}
-            self._bar.set_postfix(shown, refresh=False)
+            self._bar.set_postfix(shown | self._speed, refresh=False)
+
+    def speed(self, step: int, values: dict[str, float]) -> None:
+        """Show and log what `mmsr_jax.speed` measured; never the same twice, so not in the file."""
+        for name, value in values.items():
+            self._board.add_scalar(f"speed/{name}", value, step)
+        if values:
+            self._speed = {
+                "pairs/s": f"{values['patch_pairs_per_second']:.3g}",
+                "MFU": f"{values['model_flops_utilization']:.0%}",
+            }
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Log a uint8 (height, width) picture."""
         self._board.add_image(name, picture, step, dataformats="HW")
 
-    def advance(self) -> None:
-        """One step is done."""
-        self._bar.update()
+    def advance(self, steps: int) -> None:
+        """Some more steps are done."""
+        self._bar.update(steps)
 
     def message(self, text: str) -> None:
         """Print a line without breaking the progress bar."""

@@ -19,19 +19,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import dataset_card
-from data_pipelines.batches import train_batches, validation_patches
 from data_pipelines.dataset_card import DatasetCard
 from data_pipelines.errors import UserError
+from data_pipelines.patches import validation_patches
 from data_pipelines.phantom_dataset import prepare_phantom
+from data_pipelines.resident import load_resident
 from mmsr_jax import methods
 from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints
 from mmsr_jax.config import Config, check_config, config_from_dict, differing_fields
 from mmsr_jax.mesh import data_mesh, replicated, split_batch
 from mmsr_jax.methods import Images, Method, Params
 from mmsr_jax.run_log import RunLog
-from mmsr_jax.train_state import TrainState, create_train_state
-from mmsr_jax.train_step import TrainStep, make_train_step
+from mmsr_jax.speed import Speed, measured_peak_flops, model_flops
+from mmsr_jax.train_state import TrainState, batch_shapes, create_train_state
+from mmsr_jax.train_step import make_resident_train_steps, make_train_step
 from mmsr_jax.validation import Arrays, collapse, panel, validate
+
+# Some steps of training: (state) → (state, the last step's number, to wait for).
+Dispatch = Callable[[TrainState], tuple[TrainState, jax.Array]]
 
 # Steps handed to the device before the host waits for the oldest: enough to hide the host's work,
 # few enough that a signal is answered within seconds.
@@ -47,12 +52,13 @@ class Interrupted(Exception):
         self.signal = signal_number
 
 
-def train(config: Config, workdir: Path) -> Path:
+def train(config: Config, workdir: Path, *, profile: bool = False) -> Path:
     """Train as configured, or resume what `workdir` holds; returns the dataset's directory.
 
     Args:
       config: see `mmsr_jax.config`.
       workdir: run directory: configuration, checkpoints, logs.
+      profile: write a trace of a few steps to `workdir`/profile, for TensorBoard or Perfetto.
 
     Raises:
       data_pipelines.errors.UserError: bad configuration or dataset, a run directory of another
@@ -65,21 +71,25 @@ def train(config: Config, workdir: Path) -> Path:
         dataset, card = _dataset(config, workdir)
         checkpoints = Checkpoints(workdir)
         start, state = _first_state(config, method, checkpoints, replicated(mesh))
-        batches = train_batches(
-            dataset,
-            batch_size=config.batch_size,
-            start_step=start,
-            seed=config.seed,
-            augment=config.data.augment,
-            sharding=split_batch(mesh),
-        )
+        dispatch, flops = _dispatch(config, method, mesh, dataset, start, state)
         patches = validation_patches(dataset, config.data.validation_patches)
     _announce(config, state, start, workdir)
     log = RunLog(workdir, start, config.steps)
-    run = _Run(config, checkpoints, log, _meta(config, card), patches, jax.jit(method.translate))
+    peak_flops = measured_peak_flops(config.compute_dtype, mesh.size)
+    run = _Run(
+        config,
+        checkpoints,
+        log,
+        _meta(config, card),
+        patches,
+        jax.jit(method.translate),
+        Speed(config.batch_size, flops, peak_flops),
+        _Profile(workdir / "profile" if profile else None),
+    )
     try:
-        run.steps(make_train_step(config, method, mesh), state, batches, start)
+        run.steps(dispatch, state, start)
     finally:
+        run.profile.stop()
         checkpoints.close()
         log.close()
     return dataset
@@ -95,23 +105,34 @@ class _Run:
     meta: CheckpointMeta
     patches: Arrays
     translate: Callable[[Params, Images], Images]
+    speed: Speed
+    profile: "_Profile"
 
-    def steps(
-        self, train_step: TrainStep, state: TrainState, batches: Iterator[Images], start: int
-    ) -> None:
+    def steps(self, dispatch: Dispatch, state: TrainState, start: int) -> None:
         """Train from step `start` to the last; log, validate and save at their intervals."""
-        config, estimate = self.config, _Estimate(self.config.steps)
+        config, more = self.config, self.config.steps_per_dispatch
+        estimate = _Estimate(config.steps, more)
+        pauses = (config.log_every, config.validate_every, config.checkpoint_every)
         in_flight: collections.deque[jax.Array] = collections.deque()
         with _StopSignal() as stop:
-            for step in range(start + 1, config.steps + 1):
-                state, done = train_step(state, next(batches))
+            for step in range(start + more, config.steps + 1, more):
+                warm = step > start + more  # the first dispatch compiles
+                if warm:
+                    self.speed.start()
+                self.profile.before((step - start) // more)
+                state, done = dispatch(state)
+                self.profile.after((step - start) // more, done)
+                self.speed.advance(more if warm else 0)
                 in_flight.append(done)
-                if len(in_flight) > _STEPS_IN_FLIGHT:
+                if len(in_flight) > max(1, _STEPS_IN_FLIGHT // more):
                     in_flight.popleft().block_until_ready()
-                self.log.advance()
+                self.log.advance(more)
                 estimate.after(done, self.log)
                 last = step == config.steps
+                if last or stop.requested or not all(step % every for every in pauses):
+                    self.speed.pause(done)
                 if step % config.log_every == 0:
+                    self.log.speed(step, self.speed.scalars())
                     state = self.log_means(step, state)
                 score = None
                 if step % config.validate_every == 0 or last:
@@ -170,21 +191,50 @@ class _StopSignal:
         self.requested = number
 
 
+class _Profile:
+    """Traces a few dispatches, after those that compile and warm up."""
+
+    _FIRST, _LAST = 6, 10
+
+    def __init__(self, directory: Path | None):
+        self._directory, self._tracing = directory, False
+
+    def before(self, dispatch: int) -> None:
+        """Start with the first of them."""
+        if self._directory and dispatch == self._FIRST:
+            jax.profiler.start_trace(str(self._directory))
+            self._tracing = True
+
+    def after(self, dispatch: int, done: jax.Array) -> None:
+        """Stop when the last of them is done."""
+        if self._tracing and dispatch == self._LAST:
+            done.block_until_ready()
+            self.stop()
+
+    def stop(self) -> None:
+        """Write the trace, if there is one."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+
 class _Estimate:
     """Prints, once, how long the whole run will take by the pace of its first steps."""
 
-    def __init__(self, steps: int):
-        self._steps, self._done, self._started = steps, 0, 0.0
+    def __init__(self, steps: int, steps_per_dispatch: int):
+        self._steps, self._more, self._dispatches, self._started = steps, steps_per_dispatch, 0, 0.0
+        self._last = 1 + -(-_STEPS_BEFORE_ESTIMATE // steps_per_dispatch)
 
     def after(self, done: jax.Array, log: RunLog) -> None:
-        """Count a step; the first one compiles and is not timed."""
-        self._done += 1
-        if self._done == 1:
+        """Count a dispatch; the first one compiles and is not timed."""
+        self._dispatches += 1
+        if self._dispatches == 1:
             done.block_until_ready()
             self._started = time.perf_counter()
-        elif self._done == _STEPS_BEFORE_ESTIMATE:
+        elif self._dispatches == self._last:
             done.block_until_ready()
-            pace = (time.perf_counter() - self._started) / (self._done - 1)
+            timed = (self._dispatches - 1) * self._more
+            pace = (time.perf_counter() - self._started) / timed
             log.message(
                 f"{pace * 1e3:.0f} ms a step: all {self._steps} steps take about "
                 f"{datetime.timedelta(seconds=round(pace * self._steps))}"
@@ -274,6 +324,35 @@ def _first_state(
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return 0, jax.jit(create, out_shardings=sharding, compiler_options=options)()
     return step, checkpoints.restore(jax.eval_shape(create), sharding)
+
+
+def _dispatch(
+    config: Config,
+    method: Method,
+    mesh: jax.sharding.Mesh,
+    dataset: Path,
+    start: int,
+    state: TrainState,
+) -> tuple[Dispatch, float]:
+    """Training from step `start` on with the batches of this dataset, and FLOPs a step."""
+    if config.data.residency == "device":
+        resident = load_resident(dataset, batch_size=config.batch_size, sharding=replicated(mesh))
+        train_steps = make_resident_train_steps(config, method, mesh)
+        flops = model_flops(train_steps.trace(state, resident).jaxpr)
+        return lambda state: train_steps(state, resident), flops / config.steps_per_dispatch
+    from data_pipelines.batches import train_batches  # imports TensorFlow, of no use otherwise
+
+    batches = train_batches(
+        dataset,
+        batch_size=config.batch_size,
+        start_step=start,
+        seed=config.seed,
+        augment=config.data.augment,
+        sharding=split_batch(mesh),
+    )
+    train_step = make_train_step(config, method, mesh)
+    flops = model_flops(train_step.trace(state, batch_shapes(config, config.batch_size)).jaxpr)
+    return lambda state: train_step(state, next(batches)), flops
 
 
 def _meta(config: Config, card: DatasetCard) -> CheckpointMeta:

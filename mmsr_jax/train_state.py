@@ -75,14 +75,19 @@ def create_train_state(config: Config, method: Method) -> TrainState:
     )
 
 
+def batch_shapes(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of a batch of training patches, by domain."""
+    clinical_px = config.data.clinical_patch_px
+    sides = {"clinical": clinical_px, "micro": clinical_px * config.data.scale}
+    return {
+        domain: jax.ShapeDtypeStruct((batch_size, side, side, 1), jnp.float32)
+        for domain, side in sides.items()
+    }
+
+
 def _shapes(config: Config, method: Method, params: Params) -> tuple[Images, Terms]:
     """Shapes of the fakes that the discriminators see, and all terms by name."""
-    clinical_px = config.data.clinical_patch_px
-    micro_px = clinical_px * config.data.scale
-    batch = {
-        "clinical": jax.ShapeDtypeStruct((1, clinical_px, clinical_px, 1), jnp.float32),
-        "micro": jax.ShapeDtypeStruct((1, micro_px, micro_px, 1), jnp.float32),
-    }
+    batch = batch_shapes(config, 1)
     _, (fakes, terms) = jax.eval_shape(method.generator_loss, params, batch, jax.random.key(0))
     _, more_terms = jax.eval_shape(method.discriminator_loss, params, fakes, batch)
     return fakes, {**terms, **more_terms}

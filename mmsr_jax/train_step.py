@@ -5,8 +5,10 @@ from collections.abc import Callable
 import jax
 import optax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 from jaxtyping import Array
 
+from data_pipelines.resident import Draws, ResidentPatches, draw, make_batch
 from mmsr_jax.config import Config
 from mmsr_jax.image_pool import exchange
 from mmsr_jax.mesh import replicated, split_batch
@@ -16,13 +18,56 @@ from mmsr_jax.train_state import TrainState, create_optimizer
 TrainStep = Callable[[TrainState, Images], tuple[TrainState, Array]]
 
 
-def make_train_step(config: Config, method: Method, mesh: Mesh) -> TrainStep:
+def make_train_step(config: Config, method: Method, mesh: Mesh) -> Wrapped:
     """The jitted (state, batch) → (state, step); the state is donated.
 
     Both generators are updated jointly with the discriminators frozen, then both discriminators on
     the same, pre-update fakes, handed through the image pools. The returned step number is a value
     to wait for: nothing else of a step needs to reach the host.
     """
+    return jax.jit(
+        _train_step(config, method),
+        in_shardings=(replicated(mesh), split_batch(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+
+
+def make_resident_train_steps(config: Config, method: Method, mesh: Mesh) -> Wrapped:
+    """The jitted (state, resident patches) → (state, step) of `config.steps_per_dispatch` steps.
+
+    Each is a step of `make_train_step` on a batch that it draws itself; the state is donated.
+    """
+    train_step = _train_step(config, method)
+
+    def train_steps(
+        state: TrainState, resident: dict[str, ResidentPatches]
+    ) -> tuple[TrainState, Array]:
+        def one(state: TrainState, draws: dict[str, Draws]) -> tuple[TrainState, Array]:
+            batch = make_batch(resident, draws, augment=config.data.augment)
+            return train_step(state, jax.lax.with_sharding_constraint(batch, split_batch(mesh)))
+
+        draws = draw(
+            resident,
+            state.step,
+            config.steps_per_dispatch,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        if config.steps_per_dispatch == 1:  # a CPU's convolutions are slow in loops (jaxlib 0.10.2)
+            return one(state, jax.tree.map(lambda leaf: leaf[0], draws))
+        state, steps = jax.lax.scan(one, state, draws)
+        return state, steps[-1]
+
+    return jax.jit(
+        train_steps,
+        in_shardings=replicated(mesh),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+
+
+def _train_step(config: Config, method: Method) -> TrainStep:
     optimizer = create_optimizer(config)
 
     def train_step(state: TrainState, batch: Images) -> tuple[TrainState, Array]:
@@ -62,9 +107,4 @@ def make_train_step(config: Config, method: Method, mesh: Mesh) -> TrainStep:
         step = state.step + 1
         return TrainState(step, params, opt_states, pools, state.key, sums), step + 0
 
-    return jax.jit(
-        train_step,
-        in_shardings=(replicated(mesh), split_batch(mesh)),
-        out_shardings=replicated(mesh),
-        donate_argnums=0,
-    )
+    return train_step

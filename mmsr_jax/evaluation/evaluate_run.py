@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import dataset_card, volumes
-from data_pipelines.batches import validation_patches
 from data_pipelines.errors import UserError
 from data_pipelines.intensity import clinical_intensity
+from data_pipelines.patches import validation_patches
 from mmsr_jax.config import Config, config_from_dict
 from mmsr_jax.evaluation.ground_truth import degradation, degrade
 from mmsr_jax.evaluation.interpolation import bicubic, nearest

@@ -73,17 +73,18 @@ def _discriminator(config: Config) -> partial[PatchDiscriminator]:
 
 
 def _cyclegan(config: Config, constructors: Constructors, grid: terms.ClinicalGrid) -> Method:
-    init, apply, modules = networks(constructors)
+    init, apply, modules = networks(constructors, config.remat)
 
     def cycles(params: Params, clinical: Array, micro: Array) -> Images:
         """All on the networks' grids; `clinical` has entered."""
         to_micro = partial(apply, params, "generators", "clinical_to_micro")
         to_clinical = partial(apply, params, "generators", "micro_to_clinical")
-        sr, fake = to_micro(clinical), to_clinical(micro)
+        sr = to_micro(clinical)
+        fake, cycle_clinical = terms.in_one_batch(to_clinical, micro, sr)
         return {
             "sr": sr,
             "fake_clinical": fake,
-            "cycle_clinical": to_clinical(sr),
+            "cycle_clinical": cycle_clinical,
             "cycle_micro": to_micro(fake),
         }
 

@@ -26,8 +26,11 @@ class Networks(NamedTuple):
     modules: dict[str, dict[str, Any]]
 
 
-def networks(constructors: Constructors) -> Networks:
-    """The networks that `constructors` make, each called with `rngs`."""
+def networks(constructors: Constructors, remat: bool = False) -> Networks:
+    """The networks that `constructors` make, each called with `rngs`.
+
+    With `remat` a backward pass keeps no activations within a network, but computes them again.
+    """
     modules = jax.tree.map(
         lambda make: nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))), constructors
     )
@@ -38,6 +41,9 @@ def networks(constructors: Constructors) -> Networks:
         return jax.tree.map(lambda make: nnx.to_pure_dict(nnx.state(make(rngs=rngs))), constructors)
 
     def apply(params: Params, branch: str, name: str, images: Any, part: str = "__call__") -> Any:
-        return getattr(nnx.merge(graphs[branch][name], params[branch][name]), part)(images)
+        def call(params: Any, images: Any) -> Any:
+            return getattr(nnx.merge(graphs[branch][name], params), part)(images)
+
+        return (jax.checkpoint(call) if remat else call)(params[branch][name], images)
 
     return Networks(init, apply, modules)

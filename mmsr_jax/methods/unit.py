@@ -116,7 +116,7 @@ def _unit(
         "generators": {**generators, **shared_blocks},
         "discriminators": discriminators,
     }
-    init, apply, modules = networks(constructors)
+    init, apply, modules = networks(constructors, config.remat)
 
     def encode(params: Params, domain: str, images: Array) -> Array:
         features = apply(params, "generators", f"encoder_{domain}", images)
@@ -144,12 +144,13 @@ def _unit(
             "micro": encode(params, "micro", micro),
         }
         codes = _with_noise(means, key, 0)
-        images = {
-            "reconstructed_clinical": decode(params, "clinical", codes["clinical"]),
-            "reconstructed_micro": decode(params, "micro", codes["micro"]),
-            "sr": decode(params, "micro", codes["clinical"]),
-            "fake_clinical": decode(params, "clinical", codes["micro"]),
-        }
+        images = {}
+        images["reconstructed_clinical"], images["fake_clinical"] = terms.in_one_batch(
+            partial(decode, params, "clinical"), codes["clinical"], codes["micro"]
+        )
+        images["sr"], images["reconstructed_micro"] = terms.in_one_batch(
+            partial(decode, params, "micro"), codes["clinical"], codes["micro"]
+        )
         again = {
             "clinical": encode(params, "micro", images["sr"]),
             "micro": encode(params, "clinical", images["fake_clinical"]),

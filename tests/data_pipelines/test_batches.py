@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import os
 import shutil
@@ -6,47 +7,17 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from small_volumes import write_clinical, write_micro
+from records_by_hand import normalised_by_hand
 
 from data_pipelines import batches, dataset_card
-from data_pipelines.batches import DomainReader, train_batches, validation_patches
+from data_pipelines.batches import DomainReader, train_batches
 from data_pipelines.errors import UserError
 from data_pipelines.intensity import clinical_intensity
-from data_pipelines.prepare import PrepareOptions, prepare
 from data_pipelines.volumes import read_volume
 
-MICRO_ANCHORS = (10_000.0, 50_000.0)
 BATCH = 4
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """3 clinical cases (22 training patches in 5 batches), 4 micro cases (33 in 8)."""
-    folder = tmp_path_factory.mktemp("batches")
-    for number in range(3):
-        write_clinical(folder / "clinical" / f"c{number}.nii.gz", number)
-    for number in range(4):
-        write_micro(folder / "micro" / f"m{number}.mha", number, shape=(5, 40, 40))
-    prepare(
-        PrepareOptions(
-            clinical=(str(folder / "clinical"),),
-            micro=(str(folder / "micro"),),
-            output=folder / "dataset",
-            scale=4,
-            clinical_patch=6,
-            patches_per_volume=11,
-            clinical_mask="none",
-            micro_mask="none",
-            micro_air=MICRO_ANCHORS[0],
-            micro_tissue=MICRO_ANCHORS[1],
-            workers=1,
-        )
-    )
-    return folder / "dataset"
 
 
 def take(dataset, count, **options):
@@ -65,28 +36,10 @@ def key(patch):
     return patch.tobytes()
 
 
-def normalised_by_hand(dataset, split, name):
-    """patch bytes of every record, from NumPy and the anchors alone."""
-    card = dataset_card.load(dataset)
-    builder = tfds.builder_from_directory(dataset / "ct_patches" / name / "1.0.0")
-    patches = {}
-    for record in builder.as_dataset(split=split).as_numpy_iterator():
-        values = record["patch"].astype(np.float64)
-        if name == "clinical":
-            expected = 2 * (values + 1000) / 1400 - 1
-        else:
-            air, tissue = MICRO_ANCHORS
-            expected = (values - air) / (tissue - air) * (2 * 1040 / 1400) - 1
-        where = tuple(int(record[k]) for k in ("case", "slice", "row", "column"))
-        patches[where] = np.clip(expected, -1, 1)[..., None]
-    assert len(patches) == card.domain(name).patches(split)
-    return patches
-
-
 def test_shapes_range_and_values(dataset):
     steps = take(dataset, 5)
     for name, size in (("clinical", 6), ("micro", 24)):
-        expected = np.array(list(normalised_by_hand(dataset, "train", name).values()))
+        expected = normalised_by_hand(dataset, "train", name)
         for batch in steps:
             assert batch[name].shape == (BATCH, size, size, 1)
             assert batch[name].dtype == np.float32
@@ -95,20 +48,6 @@ def test_shapes_range_and_values(dataset):
     values = np.concatenate([batch["micro"].ravel() for batch in steps])
     assert values.min() == -1
     assert values.max() == 1
-
-
-def test_normalisation_uses_each_records_own_case(dataset):
-    reader = DomainReader(dataset, dataset_card.load(dataset).clinical, "clinical")
-    stored = np.array([-32768, -1000, -300, 400, 32767], np.int16).reshape(5, 1, 1, 1)
-    found = batches.normalise(stored, *reader.normalisation(np.zeros(5, np.int64)))
-    np.testing.assert_allclose(np.asarray(found), clinical_intensity().normalise(stored), atol=1e-6)
-    case = dataset_card.load(dataset).micro.cases[0]
-    changed = (case, case.__class__(**vars(case) | {"air": 0.0, "tissue": 100.0}))
-    domain = dataset_card.DomainCard(24, "uint16", changed, {})
-    gain, bias = DomainReader(dataset, domain, "micro").normalisation(np.array([1, 0, 1]))
-    assert gain.shape == bias.shape == (3, 1, 1, 1)
-    assert gain[0] == gain[2] == np.float32(1.04 / 70)
-    assert gain[1] == np.float32(case.normalisation()[0])
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -154,6 +93,14 @@ def test_processes_share_out_the_same_global_batches(dataset, processes):
     for step, (stored, case) in enumerate(whole):
         np.testing.assert_array_equal(stored, np.concatenate([p[step][0] for p in parts]))
         np.testing.assert_array_equal(case, np.concatenate([p[step][1] for p in parts]))
+
+
+def test_a_domain_of_one_shard(dataset):
+    domain = dataset_card.load(dataset).micro
+    shard = next(name for name in domain.shards if "-train." in name)
+    one = dataclasses.replace(domain, shards={shard: domain.shards[shard]})
+    stored, _ = next(DomainReader(dataset, one, "micro").batches(2, slice(0, 2)))
+    assert stored.shape == (2, 24, 24, 1)
 
 
 class ProcessSharding:
@@ -209,22 +156,6 @@ except UserError as error:
     assert "batch size 6 does not divide over 4 devices" in done.stdout
 
 
-def test_turns_are_the_eight_symmetries_of_the_square():
-    patch = np.arange(9.0).reshape(1, 3, 3, 1)
-    found = {
-        np.asarray(batches.turn(patch, np.full((1, 1, 1, 1), bits, np.uint8))).tobytes()
-        for bits in range(8)
-    }
-    square = jnp.asarray(patch[0, ..., 0])
-    expected = {
-        np.asarray(jnp.rot90(flipped, k))[None, ..., None].tobytes()
-        for flipped in (square, square[:, ::-1])
-        for k in range(4)
-    }
-    assert found == expected
-    assert len(found) == 8
-
-
 def test_augmentation_only_turns_and_changes_from_epoch_to_epoch(dataset):
     plain, turned = take(dataset, 10), take(dataset, 10, augment=True)
     changed = 0
@@ -233,21 +164,6 @@ def test_augmentation_only_turns_and_changes_from_epoch_to_epoch(dataset):
             np.testing.assert_array_equal(np.sort(a.ravel()), np.sort(b.ravel()))
             changed += not np.array_equal(a, b)
     assert 20 < changed < 40  # of 40, seven in eight on average
-
-
-def test_validation_patches_are_fixed_and_apart_from_training(dataset):
-    first, again = validation_patches(dataset, 5), validation_patches(dataset, 5)
-    assert_same([first], [again])
-    everything = validation_patches(dataset)
-    for name in dataset_card.DOMAINS:
-        expected = np.array(list(normalised_by_hand(dataset, "validation", name).values()))
-        assert len(first[name]) == 5
-        assert len(everything[name]) == len(expected) == 11
-        for patch in everything[name]:
-            assert np.abs(expected - patch).max(axis=(1, 2, 3)).min() < 2e-6
-    assert not {key(p) for p in everything["micro"]} & {
-        key(p) for batch in take(dataset, 8) for p in batch["micro"]
-    }
 
 
 def test_values_come_from_the_scan_itself(dataset):
@@ -275,9 +191,5 @@ def test_a_damaged_record_is_named(dataset, tmp_path):
 
 
 def test_a_directory_without_a_dataset(tmp_path):
-    for read in (
-        lambda: train_batches(tmp_path, batch_size=1),
-        lambda: validation_patches(tmp_path),
-    ):
-        with pytest.raises(UserError, match=r"no dataset_card\.json"):
-            read()
+    with pytest.raises(UserError, match=r"no dataset_card\.json"):
+        train_batches(tmp_path, batch_size=1)

@@ -7,6 +7,8 @@ import numpy as np
 from data_pipelines.geometry import Geometry, Volume
 from data_pipelines.volumes import write_volume
 
+MICRO_ANCHORS = (10_000.0, 50_000.0)
+
 
 def write_clinical(path: Path, seed: int, shape=(6, 24, 24)) -> Path:
     """Noise between -1000 and 200 HU with the extremes of int16 in one corner."""

@@ -176,6 +176,7 @@ def test_unknown_method() -> None:
     ("field", "value", "allowed"),
     [
         ("compute_dtype", "float16", "float32, bfloat16"),
+        ("data__residency", "disk", "host, device"),
         ("networks__norm", "batch", "pixel, instance, none"),
         ("networks__upsample", "bilinear", "nearest, smooth, shuffle"),
         ("networks__base", "nearest", "none, bicubic, consistent"),
@@ -198,6 +199,7 @@ def test_choices(field: str, value: str, allowed: str) -> None:
         *((f"{what}_every", 1) for what in ("log", "validate", "checkpoint")),
         ("steps", 1),
         ("batch_size", 1),
+        ("steps_per_dispatch", 1),
         ("pool_size", 0),
         ("data__validation_patches", 1),
         ("networks__sr_blocks", 0),
@@ -219,6 +221,22 @@ def test_decay_takes_a_share_of_the_steps(value: float) -> None:
         UserError, match=rf"config\.optimizer\.decay_fraction={value}: must be from 0 to 1$"
     ):
         check_config(changed(optimizer__decay_fraction=value))
+
+
+def test_several_steps_a_dispatch_ask_for_resident_patches() -> None:
+    with pytest.raises(
+        UserError, match=r"config\.steps_per_dispatch=2: .*config\.data\.residency='host'"
+    ):
+        check_config(changed(steps_per_dispatch=2))
+    check_config(changed(steps_per_dispatch=2, data__residency="device"))
+
+
+@pytest.mark.parametrize("field", ["steps", "log_every", "validate_every", "checkpoint_every"])
+def test_a_dispatch_ends_where_the_host_has_something_to_do(field: str) -> None:
+    fields = {"data__residency": "device", "steps_per_dispatch": 20, field: 30}
+    with pytest.raises(UserError, match=rf"config\.{field}=30: .*a multiple .*dispatch=20$"):
+        check_config(changed(**fields))
+    check_config(changed(**fields | {field: 60}))
 
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 6, -2, 64])

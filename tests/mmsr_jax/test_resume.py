@@ -58,8 +58,8 @@ def wait_a_moment() -> None:
 def final_state(workdir: Path) -> TrainState:
     """Everything in the newest checkpoint."""
     step, meta = load_meta(workdir)
-    assert step == STEPS
     config = meta.typed_config()
+    assert step == config.steps
     like = jax.eval_shape(partial(create_train_state, config, methods.create(config)))
     checkpoints = Checkpoints(workdir)
     try:
@@ -123,6 +123,87 @@ def test_sigkill_again_and_again_ends_bit_identical(finished: FinishedRun, workd
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming at step" in resumed.stdout
     assert_identical_runs(workdir, finished.workdir)
+
+
+# With three steps a dispatch, on patches in the device's memory. Compiles in half the time.
+DISPATCHED = {
+    "steps": 24,
+    "steps_per_dispatch": 3,
+    "validate_every": 12,
+    "checkpoint_every": 6,
+    "data__residency": "device",
+}
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+
+
+@pytest.fixture(scope="module")
+def without_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that cannot import TensorFlow."""
+    folder = tmp_path_factory.mktemp("without")
+    blocked = "import sys\nsys.modules |= {'tensorflow': None, 'tensorflow_datasets': None}\n"
+    (folder / "sitecustomize.py").write_text(blocked)
+    return {"PYTHONPATH": str(folder), "XLA_FLAGS": QUICK}
+
+
+@pytest.fixture(scope="module")
+def dispatched(
+    finished: FinishedRun,
+    without_tensorflow: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> FinishedRun:
+    """A run on the finished run's dataset, without TensorFlow. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("dispatched") / "run"
+    result = run("mmsr_jax.main", *dispatched_demo(workdir, finished), **without_tensorflow)
+    assert result.returncode == 0, result.stderr
+    return FinishedRun(workdir, result)
+
+
+def dispatched_demo(workdir: Path, finished: FinishedRun) -> list[str]:
+    dataset = finished.workdir / "phantom_dataset"
+    return small_demo(workdir, data__directory=dataset, **DISPATCHED)
+
+
+def test_resident_patches_need_no_tensorflow(dispatched: FinishedRun) -> None:
+    """From the first step to the super-resolved scan."""
+    steps, *_ = DISPATCHED.values()
+    found = [(line["group"], line["step"]) for line in logged(dispatched.workdir)]
+    assert [step for group, step in found if group == "train"] == list(range(3, steps + 1, 3))
+    assert [step for group, step in found if group == "validation"] == [12, 24]
+    assert load_meta(dispatched.workdir)[0] == steps
+    assert f"{steps}/{steps}" in dispatched.result.stderr
+    assert f"ms a step: all {steps} steps take about" in dispatched.result.stdout
+    for name in ("report.html", "super_resolved.nii.gz"):
+        assert (dispatched.workdir / name).exists()
+
+
+def test_a_dataset_is_only_made_with_tensorflow(
+    without_tensorflow: dict[str, str], tmp_path: Path
+) -> None:
+    """What the two tests around this one rely on: there is none in their processes."""
+    failed = run("mmsr_jax.main", *small_demo(tmp_path / "run"), **without_tensorflow)
+    assert failed.returncode != 0
+    assert "import of tensorflow" in failed.stderr
+
+
+def test_a_stop_between_dispatches_ends_bit_identical(
+    finished: FinishedRun,
+    dispatched: FinishedRun,
+    without_tensorflow: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    flags = dispatched_demo(tmp_path / "run", finished)
+    process = start("mmsr_jax.main", *flags, **without_tensorflow)
+    wait_until(lambda: last_logged_step(tmp_path / "run"), process)
+    process.send_signal(signal.SIGTERM)
+    stopped = finish(process)
+    assert stopped.returncode == 143
+    step, _ = load_meta(tmp_path / "run")
+    assert 0 < step < DISPATCHED["steps"]
+    assert step % 3 == 0
+    resumed = run("mmsr_jax.main", *flags, **without_tensorflow)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming at step {step} of" in resumed.stdout
+    assert_identical_runs(tmp_path / "run", dispatched.workdir)
 
 
 def test_a_checkpoint_of_one_device_goes_on_with_two(finished: FinishedRun, copied: Path) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.resident import ResidentPatches, draw, make_batch
 from mmsr_jax import methods
 from mmsr_jax.config import Config, DataConfig, NetworksConfig, OptimizerConfig
 from mmsr_jax.mesh import data_mesh
@@ -22,7 +23,7 @@ from mmsr_jax.train_state import (
     create_train_state,
     learning_rate_schedule,
 )
-from mmsr_jax.train_step import make_train_step
+from mmsr_jax.train_step import make_resident_train_steps, make_train_step
 
 POOL_SIZE, BETA_1 = 3, 0.5
 NETWORKS = [
@@ -78,6 +79,29 @@ def batch_of(seed: int, count: int = 1) -> Batch:
     clinical = np.kron(coarse[0], np.ones((1, 2, 2, 1), np.float32))
     micro = np.kron(coarse[1], np.ones((1, 4, 4, 1), np.float32))
     return {"clinical": clinical, "micro": micro}
+
+
+def resident_patches(clinical: int = 3, micro: int = 5) -> dict[str, ResidentPatches]:
+    """Patches as stored, that become what `batch_of` gives."""
+
+    def domain(name: str, count: int) -> ResidentPatches:
+        patches = np.concatenate([batch_of(seed)[name] for seed in range(count)])
+        stored = np.round(1000 * patches).astype(np.int16)
+        gain = np.full((count, 1, 1, 1), 1e-3, np.float32)
+        return ResidentPatches(*map(jnp.asarray, (stored, gain, np.zeros_like(gain))))
+
+    return {"clinical": domain("clinical", clinical), "micro": domain("micro", micro)}
+
+
+@functools.cache
+def compiled_resident(steps: int) -> Any:
+    """The compiled dispatch of so many steps on batches that are drawn on the device."""
+    config = tiny_config()
+    config.data.residency, config.data.augment = "device", True
+    config.steps_per_dispatch = steps
+    method, _, state = compiled()
+    dispatch = make_resident_train_steps(config, method, data_mesh())
+    return dispatch.lower(state, resident_patches()).compile(compiler_options=FAST_COMPILATION)
 
 
 def quick(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -362,6 +386,95 @@ def test_training_lowers_the_mmsr_terms() -> None:
     assert all(np.isfinite(value) for terms in history for value in terms.values())
 
 
+# Batches that are drawn on the device
+
+
+def test_a_dispatch_is_a_step_on_the_batch_that_is_drawn() -> None:
+    _, step, state = compiled()
+    resident, dispatch = resident_patches(), compiled_resident(1)
+    one, other = on_device(state), on_device(state)
+    for number in range(7):  # over the ends of epochs of 3 and of 5 steps
+        draws = draw(resident, one.step, 1, batch_size=1, seed=tiny_config().seed)
+        draws = jax.tree.map(lambda leaf: leaf[0], draws)
+        one, _ = step(one, make_batch(resident, draws, augment=True))
+        other, done = dispatch(other, resident)
+        assert int(done) == number + 1
+        assert_close(one, other)
+        other = on_device(one)  # so that rounding does not add up
+
+
+def test_a_dispatch_of_four_steps_is_four_of_one() -> None:
+    _, _, state = compiled()
+    resident, dispatch = resident_patches(), compiled_resident(1)
+    one = on_device(state)
+    for _ in range(4):
+        one, _ = dispatch(one, resident)
+    four, done = compiled_resident(4)(on_device(state), resident)
+    assert int(done) == int(four.step) == 4
+    assert_close(one, four)
+
+
+def assert_close(one: TrainState, other: TrainState) -> None:
+    """But for what the order of summation changes."""
+    np.testing.assert_array_equal(one.step, other.step)
+    for name, total in one.metric_sums.items():
+        assert float(other.metric_sums[name]) == pytest.approx(float(total), rel=1e-3), name
+    for branch in one.params:
+        mean, other_mean = adam_mean(one, branch), adam_mean(other, branch)
+        for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(other_mean), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3 * largest(mean))
+    for domain, pool in one.pools.items():
+        np.testing.assert_allclose(pool.images, other.pools[domain].images, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_resident_patches_are_neither_copied_nor_converted(steps: int) -> None:
+    config = tiny_config()
+    config.data.residency, config.steps_per_dispatch = "device", steps
+    method, _, state = compiled()
+    resident = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((10_000, *leaf.shape[1:]), leaf.dtype), resident_patches()
+    )
+    dispatch = make_resident_train_steps(config, method, data_mesh()).lower(state, resident)
+    memory = dispatch.compile(compiler_options=FAST_COMPILATION).memory_analysis()
+    micro_bytes = 10_000 * 32 * 32 * 2
+    assert memory.argument_size_in_bytes > micro_bytes
+    assert memory.temp_size_in_bytes < micro_bytes / 4
+
+
+# Rematerialisation
+
+
+@pytest.mark.parametrize("method", ["cyclegan", "unit"])
+def test_rematerialisation_keeps_less_and_changes_nothing(method: str) -> None:
+    def residuals_and_gradients(remat: bool) -> tuple[int, Any]:
+        config = tiny_config()
+        config.method, config.remat = method, remat
+        config.networks.unit_channels, config.networks.unit_blocks = 8, 1
+        config.data.clinical_patch_px = 32  # for the discriminator of UNIT
+        functions = methods.create(config)
+        clinical = np.kron(batch_of(0)["clinical"], np.ones((1, 2, 2, 1), np.float32))
+        batch = {"clinical": clinical, "micro": np.kron(clinical, np.ones((1, 2, 2, 1)))}
+        batch = {name: images.astype(np.float32) for name, images in batch.items()}
+
+        def loss(params: Any) -> jax.Array:
+            fakes = {name: images[:, ::-1] for name, images in batch.items()}
+            return (
+                functions.generator_loss(params, batch, jax.random.key(1))[0]
+                + functions.discriminator_loss(params, fakes, batch)[0]
+            )
+
+        params = quick(functions.init)(jax.random.key(0))
+        backward = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+        return kept, jax.device_get(quick(jax.grad(loss))(params))
+
+    (kept, gradients), (kept_less, same) = map(residuals_and_gradients, (False, True))
+    assert kept_less < 0.6 * kept
+    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * largest(gradients))
+
+
 # Learning rate
 
 
@@ -410,42 +523,47 @@ import sys
 sys.path.insert(0, {directory!r})
 import jax, numpy as np
 from jax.sharding import AxisType
-from test_train_step import FAST_COMPILATION, batch_of, quick, tiny_config
+from test_train_step import FAST_COMPILATION, batch_of, quick, resident_patches, tiny_config
 from mmsr_jax import methods
 from mmsr_jax.mesh import replicated, split_batch
 from mmsr_jax.train_state import create_train_state
-from mmsr_jax.train_step import make_train_step
+from mmsr_jax.train_step import make_resident_train_steps, make_train_step
 
 assert jax.device_count() == 2
 config = tiny_config(batch_size=2)
+config.steps_per_dispatch = 2
 method = methods.create(config)
 initial = jax.device_get(quick(lambda: create_train_state(config, method))())
-results = []
-for devices in (jax.devices(), jax.devices()[:1]):
-    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
-    step = make_train_step(config, method, mesh)
-    batch = jax.device_put(batch_of(0, 2), split_batch(mesh))
-    assert len(batch["micro"].sharding.device_set) == len(devices)
-    state = jax.device_put(initial, replicated(mesh))
-    step = step.lower(state, batch).compile(compiler_options=FAST_COMPILATION)
-    state, _ = step(state, batch)
-    assert len(state.step.sharding.device_set) == len(devices)
-    results.append(jax.device_get(state))
 
-two, one = results
-gradients = [{{k: v[0].mu for k, v in state.opt_states.items()}} for state in results]
-for name, (a, b) in {{
-    "gradients": gradients,
-    "pools": (two.pools, one.pools),
-    "metrics": (two.metric_sums, one.metric_sums),
-}}.items():
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=name)
-# Adam turns the rounding of a vanishing gradient into a whole step: compare the others
-for x, y, g in zip(*map(jax.tree.leaves, (two.params, one.params, gradients[1])), strict=True):
-    clear = np.abs(g) > 1e-4
-    np.testing.assert_allclose(x[clear], y[clear], atol=1e-5, err_msg="parameters")
-assert np.isfinite(two.metric_sums["generator_loss"])
+def trained(devices, make, data, place):
+    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    data = jax.device_put(data, place(mesh))
+    for leaf in jax.tree.leaves(data):
+        assert len(leaf.sharding.device_set) == len(devices)
+    state = jax.device_put(initial, replicated(mesh))
+    step = make(config, method, mesh).lower(state, data)
+    state, _ = step.compile(compiler_options=FAST_COMPILATION)(state, data)
+    assert len(state.step.sharding.device_set) == len(devices)
+    return jax.device_get(state)
+
+for case in (
+    (make_train_step, batch_of(0, 2), split_batch),
+    (make_resident_train_steps, resident_patches(), replicated),
+):
+    two, one = (trained(devices, *case) for devices in (jax.devices(), jax.devices()[:1]))
+    gradients = [{{k: v[0].mu for k, v in state.opt_states.items()}} for state in (two, one)]
+    for name, (a, b) in {{
+        "gradients": gradients,
+        "pools": (two.pools, one.pools),
+        "metrics": (two.metric_sums, one.metric_sums),
+    }}.items():
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=name)
+    # Adam turns the rounding of a vanishing gradient into a whole step: compare the others
+    for x, y, g in zip(*map(jax.tree.leaves, (two.params, one.params, gradients[1])), strict=True):
+        clear = np.abs(g) > 1e-4
+        np.testing.assert_allclose(x[clear], y[clear], atol=1e-5, err_msg="parameters")
+    assert np.isfinite(two.metric_sums["generator_loss"])
 print("equal")
 """
 

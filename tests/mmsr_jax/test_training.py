@@ -229,7 +229,7 @@ class _Log:
     def message(self, text: str) -> None:
         self.shown.append(text)
 
-    def advance(self) -> None:
+    def advance(self, steps: int) -> None:
         pass
 
 
@@ -248,7 +248,7 @@ def test_non_finite_parameters_are_never_saved() -> None:
     )
     one = train._Run(config, None, _Log(), None, {}, None)
     with pytest.raises(UserError, match=r"generators\.clinical_to_micro.* by step 1;"):
-        one.steps(lambda state, batch: (state, state.step), state, iter([{}]), start=0)
+        one.steps(lambda state: (state, state.step), state, start=0)
 
 
 def validation_of(sr_of_clinical: float, stop: bool, log: _Log) -> float:
