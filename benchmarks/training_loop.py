@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from benchmarks.device import Device
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"unexpected argument {argv[1]!r}; see --help")
         if not isinstance(_CONFIG.value, Config):
             raise UserError("--config cannot be read; try --config=configs/cyclegan.py")
+        logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
         keep_host_memory()
         enable_compilation_cache()
         results = {int(text): _measure(_config(int(text))) for text in _BATCH_SIZES.value}
@@ -82,12 +83,13 @@ def _measure(config: Config) -> Speeds:
     step_alone = _step_alone(config)
     half = _RUNS.value // 2
     before = [_pairs_per_second(config, step_alone) for _ in range(half)]
-    loop, dataset = _loop(config)
-    after = [_pairs_per_second(config, step_alone) for _ in range(_RUNS.value - half)]
-    speeds = {_STEP: before + after, _LOOP: loop}
-    if config.data.residency == "host":
-        pipeline = _pipeline_alone(config, dataset)
-        speeds[_PIPELINE] = [_pairs_per_second(config, pipeline) for _ in range(_RUNS.value)]
+    with tempfile.TemporaryDirectory() as workdir:
+        loop, dataset = _loop(config, Path(workdir))
+        after = [_pairs_per_second(config, step_alone) for _ in range(_RUNS.value - half)]
+        speeds = {_STEP: before + after, _LOOP: loop}
+        if config.data.residency == "host":
+            pipeline = _pipeline_alone(config, dataset)
+            speeds[_PIPELINE] = [_pairs_per_second(config, pipeline) for _ in range(_RUNS.value)]
     for name, values in speeds.items():
         progress(f"batch {config.batch_size}, {name}: {values}")
     return speeds
@@ -125,13 +127,12 @@ def _step_alone(config: Config) -> Callable[[int], None]:
     return run
 
 
-def _loop(config: Config) -> tuple[list[float], Path]:
-    """What a run of training logs, and its dataset's directory, which may be gone."""
+def _loop(config: Config, workdir: Path) -> tuple[list[float], Path]:
+    """What a run of training logs, and its dataset's directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from mmsr_jax.train import train
 
-    workdir = Path(tempfile.mkdtemp(prefix="training_loop_"))
     dataset = train(config, workdir)
     board = EventAccumulator(str(workdir / "tensorboard"))
     board.Reload()
