@@ -4,6 +4,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.volumes import read_volume
 from mmsr_jax import methods, train
 from mmsr_jax.checkpoints import load_meta, load_params
+from mmsr_jax.config import Config
+from mmsr_jax.speed import Speed
 from mmsr_jax.train_state import create_train_state
 
 STEPS, LOG_EVERY, VALIDATE_EVERY = (SMALL[k] for k in ("steps", "log_every", "validate_every"))
@@ -145,6 +148,8 @@ def test_tensorboard_has_the_scalars_and_the_panel(finished: FinishedRun) -> Non
     assert set(tags["scalars"]) == {
         *(f"train/{name}" for name in TRAIN_TERMS),
         *(f"validation/{name}" for name in VALIDATION_TERMS),
+        "speed/patch_pairs_per_second",
+        "speed/model_flops_utilization",
     }
     for step, values in logged(finished.workdir, "train").items():
         (event,) = [e for e in events.Scalars("train/generator_loss") if e.step == step]
@@ -229,8 +234,17 @@ class _Log:
     def message(self, text: str) -> None:
         self.shown.append(text)
 
+    def speed(self, step: int, values: dict[str, float]) -> None:
+        pass
+
     def advance(self, steps: int) -> None:
         pass
+
+
+def run_of(config: Config, log: _Log, patches: dict[str, Any], translate: Any) -> train._Run:
+    """A run that saves nothing."""
+    speed, profile = Speed(config.batch_size, 1.0, 1.0), train._Profile(None)
+    return train._Run(config, None, log, None, patches, translate, speed, profile)
 
 
 def test_non_finite_parameters_are_never_saved() -> None:
@@ -246,7 +260,7 @@ def test_non_finite_parameters_are_never_saved() -> None:
         key=jnp.zeros(2),
         metric_sums={"generator_loss": jnp.array(1.0)},
     )
-    one = train._Run(config, None, _Log(), None, {}, None)
+    one = run_of(config, _Log(), {}, None)
     with pytest.raises(UserError, match=r"generators\.clinical_to_micro.* by step 1;"):
         one.steps(lambda state: (state, state.step), state, start=0)
 
@@ -270,7 +284,7 @@ def validation_of(sr_of_clinical: float, stop: bool, log: _Log) -> float:
             "cycle_micro": batch["micro"],
         }
 
-    one = train._Run(config, None, log, None, patches, translate)
+    one = run_of(config, log, patches, translate)
     state = train.TrainState(*[{}] * 6)
     return one.validate(24, state)
 
