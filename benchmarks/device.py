@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from benchmarks.processes import in_a_process
 from data_pipelines.errors import UserError
-from mmsr_jax.host_memory import keep_host_memory
+from mmsr_jax.host_memory import keep_heap
 
 Device = Literal["cpu", "gpu"]
 
@@ -32,13 +32,13 @@ def prepare_process(device: Device, *, host_memory_kept: bool) -> None:
 
     Args:
       device: JAX would take another one if it could.
-      host_memory_kept: by `mmsr_jax.host_memory`.
+      host_memory_kept: by `mmsr_jax.host_memory.keep_heap`.
     """
     os.environ |= _NO_PREALLOCATION
     if device == "cpu":
         os.environ |= {"JAX_PLATFORMS": "cpu"}
     if host_memory_kept:
-        keep_host_memory()
+        keep_heap()
 
 
 def gpu_name() -> str:

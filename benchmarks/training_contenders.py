@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.device import Device, prepare_process, torch_device
 from benchmarks.memory import jax_peak_mib, peak_mib, torch_peak_mib
+from mmsr_jax.host_memory import keep_host_memory
 
 _WEIGHTS = "weights.npz"
 Config = dict[str, Any]  # of a run, in nested dictionaries
@@ -27,7 +28,7 @@ class Variant(NamedTuple):
       compiled: by torch.compile.
       cuda_graphs: of what is compiled.
       channels_last: the networks' memory format.
-      host_memory_kept: by `mmsr_jax.host_memory`.
+      host_memory_kept: by `mmsr_jax.host_memory.keep_heap`.
     """
 
     compiled: bool
@@ -66,6 +67,7 @@ class OurTraining:
 
     def __init__(self, config: Config, device: Device):
         prepare_process(device, host_memory_kept=True)
+        keep_host_memory()
         import jax
         import jax.numpy as jnp
 

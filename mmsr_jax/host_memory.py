@@ -4,21 +4,30 @@ import ctypes
 import sys
 
 # <malloc.h> of glibc
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
 
 
 def keep_host_memory() -> None:
-    """Let glibc reuse large blocks; call it before JAX starts its threads.
+    """Let XLA on a CPU take its large blocks from a heap that is kept; call it before JAX computes.
 
-    XLA on a CPU allocates the temporary arrays of every operation anew. By default glibc maps each
-    from the system and unmaps it, and most of the time goes into filling in fresh pages: with all
-    of it in one heap that only grows, super-resolving was 2.7 times as fast on two cores. Does
-    nothing where there is no glibc.
+    XLA allocates the temporary arrays of every call anew. By default glibc maps them from the
+    system and unmaps them, and much of the time goes into filling in fresh pages. The heap is the
+    main thread's, so computations run in the thread that calls them; all threads on this one heap
+    would be slow to allocate after a compilation, which leaves it full of small holes. On two
+    cores super-resolving was 2.7 times as fast, and a training step takes a fifth less.
     """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    keep_heap()
+
+
+def keep_heap() -> None:
+    """Let the main thread's large blocks come from one heap that only grows, where glibc is."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER)):
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER)):
             mallopt(option, value)

@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mmsr_jax.networks.convolution import convolve, depth_to_space, fast_in_loops
+from mmsr_jax.networks.convolution import convolve, depth_to_space
 
 Norm = Literal["pixel", "instance", "none"]
 Upsample = Literal["nearest", "smooth", "shuffle"]
@@ -141,23 +140,6 @@ class ResidualBlock(nnx.Module):
         residual = self.activation(normalise(self.first(features), self.norm))
         residual = normalise(self.second(residual), self.norm)
         return features + (0.1 * residual if self.norm == "none" else residual)
-
-
-def apply_blocks(
-    blocks: Sequence[ResidualBlock], features: Float[Array, "n h w c"]
-) -> Float[Array, "n h w c"]:
-    """One residual block after the other; compiled as one, where a loop costs nothing."""
-    if not blocks or not fast_in_loops(features, jnp.asarray(blocks[0].first.conv.kernel)):
-        for block in blocks:
-            features = block(features)
-        return features
-    graph = nnx.graphdef(blocks[0])
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, blocks))
-
-    def apply(features: Array, state: nnx.State) -> tuple[Array, None]:
-        return nnx.merge(graph, state)(features), None
-
-    return lax.scan(apply, features, stacked)[0]
 
 
 class UpsampleBlock(nnx.Module):

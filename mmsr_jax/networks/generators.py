@@ -14,7 +14,6 @@ from mmsr_jax.networks.blocks import (
     ResidualBlock,
     Upsample,
     UpsampleBlock,
-    apply_blocks,
     he_init,
     leaky_relu,
 )
@@ -103,7 +102,8 @@ class SrResnet(nnx.Module):
     def trunk(self, clinical: Float[Array, "n h w 1"]) -> SrFeatures:
         """All that is computed at low resolution, and the scan for the base."""
         features = leaky_relu(self.stem(clinical))
-        features = apply_blocks(self.blocks, features)
+        for block in self.blocks:
+            features = block(features)
         return SrFeatures(self.post(features), clinical)
 
     def tail(self, trunk: SrFeatures) -> Float[Array, "n h*s w*s 1"]:
@@ -164,5 +164,6 @@ class DownResnet(nnx.Module):
         features = leaky_relu(self.stem(micro))
         for downsample in self.downsampling:
             features = leaky_relu(downsample(features))
-        features = apply_blocks(self.blocks, features)
+        for block in self.blocks:
+            features = block(features)
         return self.head(features)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mmsr_jax.networks.blocks import Conv, ResidualBlock, TransposedConv, apply_blocks, normalise
+from mmsr_jax.networks.blocks import Conv, ResidualBlock, TransposedConv, normalise
 
 _LEVELS = 2
 
@@ -51,7 +51,8 @@ class ResnetGenerator(nnx.Module):
         features = _normalised(self.stem(images))
         for downsample in self.downsampling:
             features = _normalised(downsample(features))
-        features = apply_blocks(self.blocks, features)
+        for block in self.blocks:
+            features = block(features)
         for upsample in self.upsampling:
             features = _normalised(upsample(features))
         return jnp.tanh(self.head(features).astype(jnp.float32))

@@ -14,7 +14,6 @@ from mmsr_jax.networks.blocks import (
     ResidualBlock,
     Upsample,
     UpsampleBlock,
-    apply_blocks,
     he_init,
     leaky_relu,
 )
@@ -71,7 +70,9 @@ class Encoder(nnx.Module):
         features = leaky_relu(self.stem(images))
         for conv in self.convs:
             features = leaky_relu(conv(features))
-        return apply_blocks(self.blocks, features)
+        for block in self.blocks:
+            features = block(features)
+        return features
 
 
 class Decoder(nnx.Module):
@@ -128,7 +129,9 @@ class Decoder(nnx.Module):
 
     def trunk(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """The residual blocks."""
-        return apply_blocks(self.blocks, features)
+        for block in self.blocks:
+            features = block(features)
+        return features
 
     def tail(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 1"]:
         """The image, from what the trunk gave."""

@@ -6,21 +6,15 @@ import pytest
 from commands import REPOSITORY
 
 FAULTS = """
-import resource, threading
+import resource
 {first}
 import numpy as np
 
-def work():
-    for count in range(25):
-        np.ones(8_000_000)
-        if count == 4:
-            before.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-
-before = []
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before[0])
+for count in range(25):
+    np.ones(8_000_000)
+    if count == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
