@@ -79,12 +79,11 @@ def _cyclegan(config: Config, constructors: Constructors, grid: terms.ClinicalGr
         """All on the networks' grids; `clinical` has entered."""
         to_micro = partial(apply, params, "generators", "clinical_to_micro")
         to_clinical = partial(apply, params, "generators", "micro_to_clinical")
-        sr = to_micro(clinical)
-        fake, cycle_clinical = terms.in_one_batch(to_clinical, micro, sr)
+        sr, fake = to_micro(clinical), to_clinical(micro)
         return {
             "sr": sr,
             "fake_clinical": fake,
-            "cycle_clinical": cycle_clinical,
+            "cycle_clinical": to_clinical(sr),
             "cycle_micro": to_micro(fake),
         }
 

@@ -19,7 +19,6 @@ from mmsr_jax.networks.minimal_filtering import minimal_filtering, minimal_filte
 
 # Below, XLA's own way is as fast, or compiling another takes longer than it saves.
 _LEAST_PIXELS = 512
-_LEAST_PRODUCTS = 512  # a pixel and tap
 _LEAST_CHANNELS = 16  # for minimal filtering
 _FEW_CHANNELS = 4  # one, in blocks of 2 × 2 pixels
 
@@ -93,15 +92,14 @@ def _on_cpu(images: Array, kernel: Array, stride: int) -> _Algorithm:
         images.dtype != jnp.float32
         or _is_symbolic(images)
         or math.prod(images.shape[:3]) < _LEAST_PIXELS
-        or channels_in * channels_out < _LEAST_PRODUCTS
     ):
         return _Algorithm(_direct, _direct_gradients)
     if channels_in <= _FEW_CHANNELS:
         return _Algorithm(_direct, from_few_gradients)
     if channels_out <= _FEW_CHANNELS and stride == 1:
         return _Algorithm(_to_few, _to_few_gradients)
-    enough_channels = min(channels_in * stride**2, channels_out) >= _LEAST_CHANNELS
-    if enough_channels and (size, stride) in ((2, 1), (3, 1), (4, 1), (4, 2)):
+    channels = min(channels_in * stride**2, channels_out)
+    if channels >= _LEAST_CHANNELS and (size, stride) in ((2, 1), (3, 1), (4, 1), (4, 2)):
         return _Algorithm(_filter, _filter_gradients)
     return _Algorithm(_direct, _direct_gradients)
 
