@@ -11,6 +11,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mmsr_jax.networks.convolution import convolve, depth_to_space
+from mmsr_jax.networks.in_blocks import (
+    PadMode,
+    Taps,
+    convolve_blocks,
+    strided_taps,
+    upsampled_taps,
+)
 
 Norm = Literal["pixel", "instance", "none"]
 Upsample = Literal["nearest", "smooth", "shuffle"]
@@ -64,8 +71,9 @@ class Conv(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
+        self.stride = stride
         self.padding = padding
-        self.pad_mode = pad_mode
+        self.pad_mode: PadMode = pad_mode
         self.conv = nnx.Conv(
             channels_in,
             channels_out,
@@ -84,6 +92,11 @@ class Conv(nnx.Module):
         sides = (self.padding, self.padding)
         return self.conv(jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode=self.pad_mode))
 
+    def in_blocks(self, blocks: Float[Array, "n h w c"], block_px: int) -> Float[Array, "n h w c2"]:
+        """The same in blocks of pixels: outputs of `block_px` a side, inputs of stride times it."""
+        taps = strided_taps(self.conv.kernel_size[0], self.stride, self.padding, block_px)
+        return _conv_in_blocks(blocks, self.conv, taps, self.pad_mode)
+
 
 class ImageHead(nnx.Module):
     """reflect conv7 → one channel, × 0.1, tanh: features to an image in [-1, 1], float32.
@@ -97,7 +110,15 @@ class ImageHead(nnx.Module):
 
     def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h w 1"]:
         """The image that `features` show."""
-        return jnp.tanh(0.1 * self.conv(features).astype(jnp.float32))
+        return _image(self.conv(features))
+
+    def in_blocks(self, blocks: Float[Array, "n h w c"], block_px: int) -> Float[Array, "n h w c2"]:
+        """The image in blocks of `block_px` pixels a side, as the features."""
+        return _image(self.conv.in_blocks(blocks, block_px))
+
+
+def _image(features: Array) -> Array:
+    return jnp.tanh(0.1 * features.astype(jnp.float32))
 
 
 class ResidualBlock(nnx.Module):
@@ -163,6 +184,7 @@ class UpsampleBlock(nnx.Module):
         if kind not in ("nearest", "smooth", "shuffle"):
             raise ValueError(f"upsample={kind!r}: must be 'nearest', 'smooth' or 'shuffle'")
         self.kind: Upsample = kind
+        self.channels_out = channels_out
         shuffled = kind == "shuffle"
         self.conv = Conv(
             channels_in,
@@ -185,6 +207,16 @@ class UpsampleBlock(nnx.Module):
             return leaky_relu(depth_to_space(self.conv(features)))
         taps = _TAPS_AFTER_UPSAMPLING[self.kind]
         return leaky_relu(_conv_of_upsampled(features, self.conv.conv, taps))
+
+    def in_blocks(self, blocks: Float[Array, "n h w c"], block_px: int) -> Float[Array, "n h w c2"]:
+        """The same from blocks of `block_px` / 2 pixels a side to blocks of `block_px`."""
+        if self.kind != "shuffle":
+            taps = upsampled_taps(_TAPS_AFTER_UPSAMPLING[self.kind], block_px)
+            return leaky_relu(_conv_in_blocks(blocks, self.conv.conv, taps, "edge"))
+        features = leaky_relu(self.conv.in_blocks(blocks, block_px // 2))
+        n, height, width, _ = features.shape
+        pixels = features.reshape(n, height, width, block_px // 2, block_px // 2, 2, 2, -1)
+        return pixels.transpose(0, 1, 2, 3, 5, 4, 6, 7).reshape(features.shape)
 
 
 class TransposedConv(nnx.Module):
@@ -246,6 +278,11 @@ def _conv_of_upsampled(
     rows = [jnp.stack([phase(a, 0), phase(a, 1)], axis=3) for a in (0, 1)]
     images = jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, channels)
     return images + jnp.asarray(conv.bias).astype(dtype)
+
+
+def _conv_in_blocks(blocks: Array, conv: nnx.Conv, taps: Taps, mode: PadMode) -> Array:
+    sums = convolve_blocks(blocks.astype(conv.dtype), jnp.asarray(conv.kernel), taps, mode)
+    return sums + jnp.tile(jnp.asarray(conv.bias).astype(conv.dtype), len(taps.weights) ** 2)
 
 
 def _convolve(

@@ -27,7 +27,7 @@ def convolve(
     images: Float[Array, "n h w i"], kernel: Float[Array, "a b i o"], stride: int = 1
 ) -> Float[Array, "n h2 w2 o"]:
     """VALID convolution of stride 1 or 2 with a square kernel."""
-    if _is_symbolic(images):
+    if is_symbolic(images):
         return _direct(images, kernel, stride)
     if stride == 1 and 1 in kernel.shape[2:] and kernel.shape[0] > 1:
         return _in_blocks(images, kernel)
@@ -74,7 +74,7 @@ def _direct_gradients(
     return pull_back(cotangent)
 
 
-def _is_symbolic(images: Array) -> bool:
+def is_symbolic(images: Array) -> bool:
     """In `jax.export`, for images of any size."""
     return not all(isinstance(side, int) for side in images.shape)
 
@@ -90,7 +90,7 @@ def _on_cpu(images: Array, kernel: Array, stride: int) -> _Algorithm:
     size, _, channels_in, channels_out = kernel.shape
     if (
         images.dtype != jnp.float32
-        or _is_symbolic(images)
+        or is_symbolic(images)
         or math.prod(images.shape[:3]) < _LEAST_PIXELS
     ):
         return _Algorithm(_direct, _direct_gradients)

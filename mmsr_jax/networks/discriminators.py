@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mmsr_jax.networks.across_scales import convolve_image
 from mmsr_jax.networks.blocks import Conv, he_init, leaky_relu, normalise
 
 
@@ -47,7 +48,7 @@ class PatchDiscriminator(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w 1"]) -> Float[Array, "n h2 w2 1"]:
         """Scores, float32, of images in [-1, 1]; 1 is the target of real ones."""
-        features = leaky_relu(self.layers[0](images))
+        features = leaky_relu(convolve_image(images, self.layers[0]))
         for layer in self.layers[1:]:
             features = leaky_relu(normalise(layer(features), "instance"))
         return self.head(features).astype(jnp.float32)
@@ -94,8 +95,8 @@ class MultiScaleDiscriminator(nnx.Module):
         for index, (*layers, head) in enumerate(self.scales):
             if index:
                 images = nnx.avg_pool(images, (3, 3), (2, 2), ((1, 1), (1, 1)), False)
-            features = images
-            for layer in layers:
+            features = leaky_relu(convolve_image(images, layers[0]))
+            for layer in layers[1:]:
                 features = leaky_relu(layer(features))
             scores.append(head(features).astype(jnp.float32))
         return tuple(scores)

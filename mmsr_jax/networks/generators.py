@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mmsr_jax.networks.across_scales import downsample, upsample_to_image
 from mmsr_jax.networks.blocks import (
     Conv,
     ImageHead,
@@ -109,9 +110,7 @@ class SrResnet(nnx.Module):
     def tail(self, trunk: SrFeatures) -> Float[Array, "n h*s w*s 1"]:
         """The image, from what the trunk gave."""
         features, clinical = trunk
-        for upsample in self.upsampling:
-            features = upsample(features)
-        image = self.head(features)
+        image = upsample_to_image(features, self.upsampling, self.head)
         if self.base == "bicubic":
             image = jnp.clip(image + bicubic_upsample(clinical, self.scale), -1.0, 1.0)
         if self.base == "consistent":
@@ -161,9 +160,7 @@ class DownResnet(nnx.Module):
 
     def __call__(self, micro: Float[Array, "n H W 1"]) -> Float[Array, "n H/s W/s 1"]:
         """Clinical-like images of micro images in [-1, 1]; float32 in [-1, 1]."""
-        features = leaky_relu(self.stem(micro))
-        for downsample in self.downsampling:
-            features = leaky_relu(downsample(features))
+        features = downsample(micro, self.stem, self.downsampling)
         for block in self.blocks:
             features = block(features)
         return self.head(features)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mmsr_jax.networks.across_scales import downsample, upsample_to_image
 from mmsr_jax.networks.blocks import (
     Conv,
     ImageHead,
@@ -67,9 +68,12 @@ class Encoder(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w 1"]) -> Float[Array, "n h2 w2 c"]:
         """Features of images in [-1, 1]."""
-        features = leaky_relu(self.stem(images))
-        for conv in self.convs:
-            features = leaky_relu(conv(features))
+        if self.strided:
+            features = downsample(images, self.stem, self.convs)
+        else:
+            features = leaky_relu(self.stem(images))
+            for conv in self.convs:
+                features = leaky_relu(conv(features))
         for block in self.blocks:
             features = block(features)
         return features
@@ -135,8 +139,8 @@ class Decoder(nnx.Module):
 
     def tail(self, features: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 1"]:
         """The image, from what the trunk gave."""
-        for upsample in self.upsampling:
-            features = upsample(features)
+        if self.upsampling:
+            return upsample_to_image(features, self.upsampling, self.head)
         for conv in self.convs:
             features = leaky_relu(conv(features))
         return self.head(features)

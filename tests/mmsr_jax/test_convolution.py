@@ -9,10 +9,11 @@ from mmsr_jax.networks.convolution import convolve, depth_to_space, space_to_dep
 
 # Kernel size and stride, channels in and out: every way of computing it on a CPU.
 LAYERS = [
+    (2, 1, 16, 24),
     (3, 1, 64, 72),
     (4, 1, 80, 64),
     (4, 2, 16, 64),
-    (4, 2, 64, 64),
+    (4, 2, 5, 17),
     (3, 1, 5, 7),
     (4, 2, 3, 6),
     (3, 2, 4, 5),
