@@ -1,0 +1,1 @@
+"""Running on more than one machine, and asking what a machine would do without having it."""
