@@ -92,7 +92,8 @@ class OurTraining:
         self._forward = jax.jit(losses)
         self._state = jax.device_put(create_train_state(typed, method), replicated(mesh))
         self._batch = jax.device_put(_random_batch(config), split_batch(mesh))
-        self._key, self._loss = jax.random.key(0), jnp.zeros(())
+        self._key = jax.random.key(0)
+        self._loss = jax.device_put(jnp.zeros(()), replicated(mesh))
 
     def train(self, steps: int) -> None:
         """Train for `steps` steps."""

@@ -19,7 +19,7 @@ TrainStep = Callable[[TrainState, Images], tuple[TrainState, Array]]
 
 
 def make_train_step(config: Config, method: Method, mesh: Mesh) -> Wrapped:
-    """The jitted (state, batch) → (state, step); the state is donated, but on a CPU.
+    """The jitted (state, batch) → (state, step); the state is donated except on a CPU.
 
     Both generators are updated jointly with the discriminators frozen, then both discriminators on
     the same, pre-update fakes, handed through the image pools. The returned step number is a value
