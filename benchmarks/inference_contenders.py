@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.device import Device, prepare_process, torch_device
 from benchmarks.memory import jax_peak_mib, peak_mib, torch_peak_mib
-from mmsr_jax.host_memory import keep_host_memory
 from data_pipelines.intensity import CLINICAL_WINDOW_HU
+from mmsr_jax.host_memory import keep_host_memory
 
 _WINDOW_PX = 128  # of MONAI; as large as our tiles on a CPU
 _WINDOWS_AT_ONCE = 4

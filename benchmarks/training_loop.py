@@ -11,33 +11,23 @@ alone makes batches that nothing uses (none of its own with `data.residency=devi
 import dataclasses
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from benchmarks.device import Device
 from benchmarks.report import progress, table, write_report
-from data_pipelines.command_line import parse_flags, with_underscores
-from data_pipelines.errors import UserError, reported_in_one_line
+from data_pipelines.errors import reported_in_one_line
 from mmsr_jax.compilation_cache import enable_compilation_cache
 from mmsr_jax.config import Config
+from mmsr_jax.config_flag import chosen_config, define_config, parse_flags
 from mmsr_jax.host_memory import keep_host_memory
 
-config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())  # a choice is a string
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/, with a preset after a colon.",
-    lock_config=False,
-    sys_argv=[with_underscores(argument) for argument in sys.argv],
-)
+_CONFIG = define_config()
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "4"], "Pairs of patches in a step.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps in a run.", lower_bound=1)
 _RUNS = flags.DEFINE_integer("runs", 6, "Repetitions that count.", lower_bound=2)
@@ -52,25 +42,22 @@ Speeds = dict[str, list[float]]  # pairs a second of every run
 def main(argv: list[str]) -> None:
     """Run the command line."""
     with reported_in_one_line():
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; see --help")
-        if not isinstance(_CONFIG.value, Config):
-            raise UserError("--config cannot be read; try --config=configs/cyclegan.py")
+        chosen = chosen_config(_CONFIG, argv)
         logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
         keep_host_memory()
         enable_compilation_cache()
-        results = {int(text): _measure(_config(int(text))) for text in _BATCH_SIZES.value}
+        results = {int(text): _measure(_config(chosen, int(text))) for text in _BATCH_SIZES.value}
         report = {"steps": _STEPS.value, "load_average": os.getloadavg(), "results": results}
         device: Device = "cpu" if jax.default_backend() == "cpu" else "gpu"
         write_report(_OUTPUT.value, "benchmarks.training_loop", device, _PACKAGES, report)
         print(table(("", "batch", "pairs/s", "±", "of the step alone"), list(_rows(results))))
 
 
-def _config(batch_size: int) -> Config:
+def _config(chosen: Config, batch_size: int) -> Config:
     """A run of which every interval of logging is one of ours, the first left out."""
     steps = _STEPS.value * (_RUNS.value + 1)
     return dataclasses.replace(
-        _CONFIG.value,
+        chosen,
         batch_size=batch_size,
         steps=steps,
         log_every=_STEPS.value,

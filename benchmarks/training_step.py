@@ -22,14 +22,12 @@ import contextlib
 import dataclasses
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from benchmarks.device import Device, chosen_device
 from benchmarks.processes import RunningContender, failure_noted, in_a_process, running
@@ -44,17 +42,10 @@ from benchmarks.training_contenders import (
     write_weights,
 )
 from benchmarks.trials import Trial, fastest, trials
-from data_pipelines.command_line import parse_flags, with_underscores
 from data_pipelines.errors import UserError, reported_in_one_line
+from mmsr_jax.config_flag import chosen_config, define_config, parse_flags
 
-config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())  # a choice is a string
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/, with a preset after a colon.",
-    lock_config=False,
-    sys_argv=[with_underscores(argument) for argument in sys.argv],
-)
+_CONFIG = define_config()
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "4"], "Pairs of patches in a step.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the networks.")
 _RUNS = flags.DEFINE_integer("runs", 5, "Repetitions that count, in turns.", lower_bound=1)
@@ -90,20 +81,14 @@ def main(argv: list[str]) -> None:
 def _configs(argv: list[str]) -> list[Config]:
     """One for each batch size."""
     from benchmarks.torch_peer.supported import check_supported
-    from mmsr_jax.config import Config as TypedConfig
     from mmsr_jax.config import check_config
 
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; see --help")
-    if not isinstance(_CONFIG.value, TypedConfig):
-        raise UserError("--config cannot be read; try --config=configs/cyclegan.py")
+    chosen = chosen_config(_CONFIG, argv)
     configs = []
     for text in _BATCH_SIZES.value:
         if not text.isdecimal():
             raise UserError(f"--batch_sizes: {text!r} must be a number, as in --batch_sizes=1,4")
-        config = dataclasses.replace(
-            _CONFIG.value, batch_size=int(text), compute_dtype=_DTYPE.value
-        )
+        config = dataclasses.replace(chosen, batch_size=int(text), compute_dtype=_DTYPE.value)
         check_config(config)
         check_supported(config)
         configs.append(dataclasses.asdict(config))
@@ -255,14 +240,5 @@ def _ratio(contenders: Results) -> str:
     return f"{theirs / ours:.2f}"
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parse absl flags; an unknown configuration field is one line."""
-    with reported_in_one_line():
-        try:
-            return parse_flags(argv)
-        except (KeyError, AttributeError) as error:
-            raise UserError(str(error.args[0])) from error
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

@@ -4,31 +4,22 @@
     python -m launch.compile_for_tpu --config=configs/cyclegan.py --topology=v5e:2x2
 
 Any field of the configuration can be overridden, as in `mmsr_jax.main`, such as batch_size, which
-is split over the chips of the topology, and compute_dtype=bfloat16. Nothing runs: the figures are
-the compiler's, for one chip and step. Its bytes are summed over all operations, whichever memory
+is split over the devices of the topology, and compute_dtype=bfloat16. Nothing runs: the figures are
+the compiler's, for one device and step. Its bytes are summed over all operations, whichever memory
 they read, so that the time of the bytes is an upper bound. The compiler's own estimate of the time
 comes out negative (libtpu 0.0.42) and is left out. Compiling takes minutes on two CPU cores.
 """
 
 import os
-import sys
 from collections import Counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from data_pipelines.command_line import parse_flags, with_underscores
 from data_pipelines.errors import UserError, reported_in_one_line
+from mmsr_jax.config_flag import chosen_config, define_config, parse_flags
 
-config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())  # a choice is a string
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/, with a preset after a colon.",
-    lock_config=False,
-    sys_argv=[with_underscores(argument) for argument in sys.argv],
-)
+_CONFIG = define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "TPU kind and chips, as v4:2x2x1, v6e:2x4.")
 _HLO = flags.DEFINE_string("hlo", "", "File to write the compiled program to.")
 
@@ -36,7 +27,7 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 
 
 class Chip(NamedTuple):
-    """What its maker says of a chip.
+    """What its maker says of a chip, or of what JAX calls a device.
 
     Attributes:
       memory_gib: of the device.
@@ -51,7 +42,7 @@ class Chip(NamedTuple):
 
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
 CHIPS = {
-    "v4": Chip(32, 275, 1228),
+    "v4": Chip(16, 137.5, 614),  # half a chip: its two cores are devices of their own
     "v5e": Chip(16, 197, 819),
     "v5p": Chip(95, 459, 2765),
     "v6e": Chip(32, 918, 1640),
@@ -61,14 +52,13 @@ CHIPS = {
 def main(argv: list[str]) -> None:
     """Run the command line."""
     with reported_in_one_line():
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; see --help")
+        config = chosen_config(_CONFIG, argv)
         kind = _TOPOLOGY.value.split(":")[0]
         if kind not in CHIPS:
             raise UserError(f"--topology={_TOPOLOGY.value}: {kind!r} is none of {', '.join(CHIPS)}")
-        compiled, chips = _compile(_CONFIG.value, _TOPOLOGY.value)
-        pairs = _CONFIG.value.batch_size / chips
-        print(f"{_TOPOLOGY.value}: {chips} chips, {pairs:g} pairs a chip and step")
+        compiled, devices = _compile(config, _TOPOLOGY.value)
+        pairs = config.batch_size / devices
+        print(f"{_TOPOLOGY.value}: {devices} devices, {pairs:g} pairs a device and step")
         for name, value in figures(compiled, CHIPS[kind], pairs).items():
             print(f"{name:30s} {value}")
         if _HLO.value:
@@ -77,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def figures(compiled: Any, chip: Chip, pairs: float) -> dict[str, str]:
-    """What a compiled step of `pairs` pairs of patches asks of one chip, in words by name."""
+    """What a compiled step of `pairs` pairs of patches asks of one device, in words by name."""
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     gflop, gigabytes = cost["flops"] / 1e9, cost["bytes accessed"] / 1e9
     needed = (
@@ -105,20 +95,18 @@ def figures(compiled: Any, chip: Chip, pairs: float) -> dict[str, str]:
 
 
 def _compile(config: Any, topology_name: str) -> tuple[Any, int]:
-    """The compiled training step, and the number of chips that it runs on."""
-    # Before JAX is imported: no TPU is looked for, and the host takes no part.
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    """The compiled training step, and the number of devices that it runs on."""
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would ask the cloud for its machine
     import jax
     from jax.experimental import topologies
 
     from mmsr_jax import methods
-    from mmsr_jax.config import Config, check_config
+    from mmsr_jax.config import check_config
     from mmsr_jax.mesh import data_mesh
     from mmsr_jax.train_state import batch_shapes, create_train_state
     from mmsr_jax.train_step import make_train_step
 
-    if not isinstance(config, Config):
-        raise UserError("--config cannot be read; try --config=configs/cyclegan.py")
+    jax.config.update("jax_platforms", "cpu")  # what is not compiled for the topology
     check_config(config)
     try:
         devices = topologies.get_topology_desc(topology_name, "tpu").devices

@@ -4,31 +4,15 @@ python -m mmsr_jax.main --config=configs/cyclegan.py[:PRESET] [--workdir=DIR] [-
 [--config.FIELD=VALUE ...]
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from data_pipelines.command_line import parse_flags, with_underscores
-from data_pipelines.errors import UserError, reported_in_one_line
+from data_pipelines.errors import reported_in_one_line
+from mmsr_jax.config_flag import chosen_config, define_config, parse_flags
 
-# JAX is imported in the functions: not before the cheap checks, and not in the processes that make
-# phantoms, which import this module anew.
-if TYPE_CHECKING:
-    from mmsr_jax.config import Config
-
-config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())  # a choice is a string
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/, with a preset after a colon.",
-    lock_config=False,
-    sys_argv=[with_underscores(argument) for argument in sys.argv],
-)
+_CONFIG = define_config()
 _PROFILE = flags.DEFINE_boolean(
     "profile", False, "Trace a few steps into WORKDIR/profile, for TensorBoard or Perfetto."
 )
@@ -38,7 +22,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME if not
 def main(argv: list[str]) -> None:
     """Run the command line."""
     with reported_in_one_line():
-        config = _config(argv)
+        config = chosen_config(_CONFIG, argv)
+        # JAX is imported here: not before the cheap checks, and not in the processes that make
+        # phantoms, which import this module anew.
         from mmsr_jax.compilation_cache import enable_compilation_cache
         from mmsr_jax.host_memory import keep_host_memory
         from mmsr_jax.train import Interrupted, train
@@ -62,32 +48,5 @@ def main(argv: list[str]) -> None:
             print(f"super-resolved volume: {output}")
 
 
-def _config(argv: list[str]) -> Config:
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; overrides look like --config.steps=100")
-    from mmsr_jax.config import Config
-
-    if not isinstance(_CONFIG.value, Config):
-        problem = "--config is missing"
-        if flags.FLAGS["config"].present:
-            file = config_flags.get_config_filename(flags.FLAGS["config"])
-            problem = f"--config={file} cannot be read"
-        raise UserError(f"{problem}; try --config=configs/cyclegan.py")
-    return _CONFIG.value
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parse absl flags; an unknown configuration field is one line that lists the fields."""
-    with reported_in_one_line():
-        try:
-            return parse_flags(argv)
-        except (KeyError, AttributeError) as error:
-            from mmsr_jax.config import field_names
-
-            raise UserError(
-                f"{error.args[0]!s}; the fields are {', '.join(field_names())}"
-            ) from error
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

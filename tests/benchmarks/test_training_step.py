@@ -81,7 +81,7 @@ def test_configurations_that_pytorch_cannot_train_are_refused() -> None:
 @pytest.mark.parametrize(
     ("flag", "error"),
     [
-        ("--config=", "--config cannot be read"),
+        ("--config=", "cannot be read; try --config=configs/cyclegan.py"),
         ("--batch_sizes=1,many", "'many' must be a number"),
         ("--config.networks.norm=none", "networks.norm='none': must be pixel"),
         ("--config.networks.width=3", "width"),

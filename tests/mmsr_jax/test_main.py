@@ -54,7 +54,7 @@ def test_every_field_can_be_overridden() -> None:
     flags = [f"--config.{name}={value}" for name, value in leaves.items() if value != ""]
     program = (
         "import dataclasses, json, sys; from absl import flags; from mmsr_jax import main; "
-        "main._parse_flags(sys.argv); print(json.dumps(dataclasses.asdict(main._CONFIG.value)))"
+        "main.parse_flags(sys.argv); print(json.dumps(dataclasses.asdict(main._CONFIG.value)))"
     )
     command = [sys.executable, "-c", program, DEMO, *flags, "--config.data.directory=there"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, encoding="utf-8")
