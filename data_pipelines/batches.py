@@ -4,11 +4,16 @@ The position in the data is a function of the step number alone. A domain with N
 patches has N // B batches an epoch; step s reads batch s % (N // B) of epoch s // (N // B), and
 each epoch has its own order, seeded by (seed, domain, epoch). A run that starts at step s
 therefore sees exactly what a run that got there by itself sees, and no iterator state is saved.
+
+The rows of a batch fall into groups, each of which reads shards of its own, dealt anew each epoch.
+A process opens the shards of its rows alone, and what a row holds depends on the batch size and the
+number of shards, not on how many processes share the work.
 """
 
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +27,9 @@ from data_pipelines.patches import check_batch_size, gain_and_bias, normalise, t
 from data_pipelines.quiet_tensorflow import tf
 from data_pipelines.records import INTERLEAVED_SHARDS, shards
 
-# A domain's shuffle buffer. The writer has hashed all records into random order already.
+# The shuffle buffers of a domain together. The writer has hashed all records into random order.
 _SHUFFLE_BYTES = 128 * 2**20
+_LEAST_SHUFFLED = 64  # records, of a group
 _READER_THREADS = 4
 
 
@@ -116,7 +122,7 @@ class DomainReader:
         self, batch_size: int, rows: slice, start_step: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Endless `rows` of the training batches: stored (n, p, p, 1) and case index (n,)."""
-        epoch, offset = divmod(start_step, self.domain.patches("train") // batch_size)
+        epoch, offset = divmod(start_step, self._batches_an_epoch(batch_size))
         while True:
             yield from self._as_numpy(self._epoch(epoch, offset, batch_size, rows))
             epoch, offset = epoch + 1, 0
@@ -127,35 +133,62 @@ class DomainReader:
         turns = np.random.default_rng(words).integers(0, 8, batch_size, np.uint8)
         return turns.reshape(-1, 1, 1, 1)
 
+    def _paths(self) -> list[str]:
+        return list(map(str, shards(self.directory, self.domain, "train")))
+
+    def _groups(self, batch_size: int) -> int:
+        """Number of equal groups of rows that read equally many shards."""
+        groups = math.gcd(batch_size, len(self._paths()))
+        return groups if self._in_equal_shards() >= batch_size else 1
+
+    def _in_equal_shards(self) -> int:
+        """Records that count when shards, which may differ by one, count as equal."""
+        count = self.domain.patches("train")
+        return count - count % len(self._paths())
+
+    def _batches_an_epoch(self, batch_size: int) -> int:
+        """What every group has records for."""
+        if self._groups(batch_size) > 1:
+            return self._in_equal_shards() // batch_size
+        return self.domain.patches("train") // batch_size
+
     def _epoch(self, epoch: int, offset: int, batch_size: int, rows: slice) -> tf.data.Dataset:
         """This process's rows of one epoch's batches, from batch number `offset` on."""
+        groups = self._groups(batch_size)
+        rows_each = batch_size // groups
+        first, end = rows.start // rows_each, -(-rows.stop // rows_each)
         words = np.random.SeedSequence([self.seed, DOMAINS.index(self.name), epoch])
-        shard_order, shuffle_seed = words.generate_state(2)
-        record_bytes = self.domain.patch_px**2 * np.dtype(self.domain.dtype).itemsize
-        records = self._records(np.random.default_rng(shard_order)).shuffle(
-            min(self.domain.patches("train"), max(1, _SHUFFLE_BYTES // record_bytes)),
-            seed=int(shuffle_seed),
-            reshuffle_each_iteration=False,
-        )
+        shard_order, *shuffle_seeds = words.generate_state(1 + groups)
+        paths = np.random.default_rng(shard_order).permutation(self._paths())
         # Skipped batches and other processes' rows stay serialised: only what is used is parsed.
-        batches = records.batch(batch_size, drop_remainder=True).skip(offset)
-        parsed = batches.map(
-            lambda serialised: self._parse(serialised[rows]),
+        read = tuple(
+            self._shuffled(paths[group::groups], int(shuffle_seeds[group]), groups)
+            .batch(rows_each, drop_remainder=True)
+            .skip(offset)
+            for group in range(first, end)
+        )
+        mine = slice(rows.start - first * rows_each, rows.stop - first * rows_each)
+        parsed = tf.data.Dataset.zip(read).map(
+            lambda *serialised: self._parse(tf.concat(serialised, 0)[mine]),
             num_parallel_calls=_READER_THREADS,
             deterministic=True,
         )
-        return parsed.prefetch(4)
+        return parsed.take(self._batches_an_epoch(batch_size) - offset).prefetch(4)
 
-    def _records(self, order: np.random.Generator) -> tf.data.Dataset:
-        """Serialised records, several shards read in turn; the order is fixed by `order`."""
+    def _shuffled(self, paths: np.ndarray, seed: int, groups: int) -> tf.data.Dataset:
+        """Serialised records of some shards, several read in turn."""
         _hide_accelerators()
-        paths = order.permutation(list(map(str, shards(self.directory, self.domain, "train"))))
         opened = min(INTERLEAVED_SHARDS, len(paths))
         records = tf.data.Dataset.from_tensor_slices(paths).interleave(
             tf.data.TFRecordDataset,
             cycle_length=opened,
             num_parallel_calls=min(2, opened),
             deterministic=True,
+        )
+        record_bytes = self.domain.patch_px**2 * np.dtype(self.domain.dtype).itemsize
+        buffer = max(_LEAST_SHUFFLED, _SHUFFLE_BYTES // groups // record_bytes)
+        records = records.shuffle(
+            min(self.domain.patches("train"), buffer), seed=seed, reshuffle_each_iteration=False
         )
         options = tf.data.Options()
         options.threading.private_threadpool_size = _READER_THREADS

@@ -1,19 +1,50 @@
 """Checkpoints of a run: the whole train state, and enough beside it to super-resolve a scan."""
 
 import dataclasses
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from data_pipelines.errors import UserError
 from mmsr_jax.config import Config, config_from_dict
 from mmsr_jax.methods import Params
+from mmsr_jax.processes import is_first, step_of_all
 from mmsr_jax.train_state import TrainState
 
 _DIRECTORY = "checkpoints"
+_ELSEWHERE = (
+    "checkpoints.location"  # the file that says where they are, if not in the run directory
+)
+_DELAYS_S = (0, 2, 8)  # before the attempts to save
+
+
+def directory_of(workdir: Path) -> str:
+    """Where the checkpoints of a run are: in its directory, unless a file there says else."""
+    elsewhere = workdir / _ELSEWHERE
+    if elsewhere.is_file() and not (workdir / _DIRECTORY).is_dir():
+        return elsewhere.read_text().strip()
+    return str(workdir / _DIRECTORY)
+
+
+def keep_elsewhere(workdir: Path, directory: str) -> None:
+    """Note in a run directory that its checkpoints are in another place.
+
+    Raises:
+      UserError: they are in a third one already.
+    """
+    known = (workdir / _ELSEWHERE).is_file() or (workdir / _DIRECTORY).is_dir()
+    if known and directory_of(workdir) != directory:
+        raise UserError(
+            f"--checkpoints={directory}: those of {workdir} are in {directory_of(workdir)}; leave "
+            "the flag out or choose another --workdir"
+        )
+    (workdir / _ELSEWHERE).write_text(directory + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +60,23 @@ class CheckpointMeta:
 
 
 class Checkpoints:
-    """The checkpoints of a run directory: the last two, and the best by validation score.
+    """The checkpoints of a run: the last two, and the best by validation score.
 
-    A save is atomic: killed at any moment, it leaves the earlier checkpoints intact.
+    A save is atomic: killed at any moment, it leaves the earlier checkpoints intact. One that fails
+    does not end training: it is tried again, then reported.
     """
 
-    def __init__(self, workdir: Path):
-        self._path = (workdir / _DIRECTORY).absolute()
+    def __init__(self, directory: epath.PathLike, report: Callable[[str], None] = print):
+        """Open or make them, with `report` to tell the user of failures.
+
+        Args:
+          directory: local, or of a bucket (gs://, s3://).
+          report: takes one line.
+        """
+        self.directory, self._report = epath.Path(directory), report
+        if "://" not in str(directory):
+            self.directory = epath.Path(Path(directory).absolute())
+        self._failure: str | None = None  # of the last save
 
         def score(metrics: dict[str, float]) -> float:
             return metrics["score"]
@@ -48,7 +89,7 @@ class Checkpoints:
         )
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
         self._manager = ocp.CheckpointManager(
-            self._path,
+            self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
                 best_fn=score,  # without it the metrics are not written
@@ -60,11 +101,62 @@ class Checkpoints:
         )
 
     def save(
-        self, step: int, state: TrainState, meta: CheckpointMeta, score: float | None = None
+        self,
+        step: int,
+        state: TrainState,
+        meta: CheckpointMeta,
+        score: float | None = None,
+        *,
+        wait: bool = False,
     ) -> None:
-        """Start saving in the background; `score` is the validation score, lower is better."""
+        """Save in the background; or, if the save before failed, or `wait`, here and now.
+
+        `score` is the validation score, lower is better.
+
+        Raises:
+          UserError: with `wait`, when it could not be saved.
+        """
+        self._settle()
         if step in self._manager.all_steps():
             return
+        # Several processes save in step: one of them cannot try again by itself.
+        delays_s = _DELAYS_S if jax.process_count() == 1 else _DELAYS_S[:1]
+        for delay_s in delays_s:
+            time.sleep(delay_s)
+            wait_now = wait or self._failure is not None
+            try:
+                self._start(step, state, meta, score)
+                if wait_now:
+                    self._manager.wait_until_finished()
+                self._failure = None
+                return
+            except Exception as error:
+                self._failure = _one_line(error)
+        if wait:
+            raise UserError(
+                f"checkpoint {step} cannot be saved in {self.directory} ({self._failure}); "
+                f"the newest there is of step {self._manager.latest_step()}: mend or free the "
+                "storage, then the same command goes on from it"
+            )
+        self._warn(f"checkpoint {step}")
+
+    def _settle(self) -> None:
+        """Wait for the save before, and report it if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever the storage says, in whichever way
+            self._failure = _one_line(error)
+            self._warn("the last checkpoint")
+
+    def _warn(self, what: str) -> None:
+        self._report(
+            f"WARNING: {what} could not be saved in {self.directory} ({self._failure}); "
+            "training goes on and tries again with the next one"
+        )
+
+    def _start(
+        self, step: int, state: TrainState, meta: CheckpointMeta, score: float | None
+    ) -> None:
         params, rest = _split(state)
         self._manager.save(
             step,
@@ -77,30 +169,54 @@ class Checkpoints:
             force=True,
         )
 
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, if there is one."""
-        return self._manager.latest_step()
+    def restore(self, like: TrainState, sharding: TrainState) -> tuple[int, TrainState] | None:
+        """Step and state of the newest checkpoint that can be read; None if there is none.
 
-    def restore(self, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-        """The newest train state, placed by `sharding`; `like` gives its structure.
+        Newer ones, which are damaged, are reported and set aside under another name.
+
+        Args:
+          like: gives shapes and types.
+          sharding: of every array, in the same structure.
 
         Raises:
-          UserError: the checkpoint holds other arrays than `like`.
+          UserError: there are checkpoints, and all are damaged or hold other arrays than `like`.
         """
-        step = self._manager.latest_step()
         params, rest = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            _split(like),
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            *map(_split, (like, sharding)),
         )
-        restored = _restore(self._manager, step, self._path, params=params, rest=rest)
-        return TrainState(params=restored["params"], **restored["rest"])
+        failures: dict[int, UserError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = _restore(self._manager, step, self.directory, params=params, rest=rest)
+            except UserError as error:
+                failures[step] = error
+                continue
+            self._set_aside(failures)
+            return step, TrainState(params=restored["params"], **restored["rest"])
+        if failures:
+            raise UserError(f"{failures[max(failures)]}; use another run directory")
+        return None
+
+    def _set_aside(self, failures: dict[int, UserError]) -> None:
+        for step, error in failures.items():
+            aside = self.directory / f"damaged-{step}"
+            self._report(f"WARNING: {error}. It is {aside} now; going on from the one before")
+            if is_first():
+                aside.rmtree(missing_ok=True)
+                (self.directory / str(step)).rename(aside)
+        if failures:
+            with step_of_all():
+                pass
+            self._manager.reload()
 
     def wait(self) -> None:
         """Block until a save that is under way is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish saving and free the manager's threads."""
+        """Finish saving, report what fails, and free the manager's threads."""
+        self._settle()
         self._manager.close()
 
 
@@ -138,7 +254,9 @@ def _split(state: TrainState) -> tuple[Params, dict[str, Any]]:
     return rest.pop("params"), rest
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, path: Path, **targets: Any) -> Any:
+def _restore(
+    manager: ocp.CheckpointManager, step: int, path: epath.PathLike, **targets: Any
+) -> Any:
     args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
     try:
         restored = manager.restore(step, args=ocp.args.Composite(**args))
@@ -158,20 +276,23 @@ def _restore(manager: ocp.CheckpointManager, step: int, path: Path, **targets: A
     return restored
 
 
-def _mismatch(path: Path, step: int, reason: object) -> str:
-    detail = " ".join(str(reason).split())[:200]
+def _mismatch(path: epath.PathLike, step: int, reason: object) -> str:
     return (
-        f"checkpoint {step} of {path} does not fit the networks of its configuration ({detail}); "
-        "it was damaged or made by another architecture: use another run directory"
+        f"checkpoint {step} of {path} does not fit the networks of its configuration "
+        f"({_one_line(reason)}); it was damaged or made by another architecture"
     )
 
 
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split())[:200] or type(reason).__name__
+
+
 def _reader(run: Path) -> ocp.CheckpointManager:
-    path = (run / _DIRECTORY).absolute()
+    path = epath.Path(directory_of(run))
     if not path.is_dir():
         raise UserError(f"{run} is no run directory: it has no {_DIRECTORY} folder")
     return ocp.CheckpointManager(
-        path,
+        path if "://" in str(path) else epath.Path(Path(path).absolute()),
         options=ocp.CheckpointManagerOptions(read_only=True),
         item_names=("params", "rest", "meta"),
     )

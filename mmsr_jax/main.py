@@ -1,7 +1,10 @@
 """Command line: train, then evaluate and show what was trained.
 
 python -m mmsr_jax.main --config=configs/cyclegan.py[:PRESET] [--workdir=DIR] [--profile]
-[--config.FIELD=VALUE ...]
+[--checkpoints=PLACE] [--config.FIELD=VALUE ...]
+
+On a pod or cluster every process runs this command; they train together, and only the first one
+writes the run directory. See launch/README.md.
 """
 
 import sys
@@ -13,6 +16,9 @@ from data_pipelines.errors import reported_in_one_line
 from mmsr_jax.config_flag import chosen_config, define_config, parse_flags
 
 _CONFIG = define_config()
+_CHECKPOINTS = flags.DEFINE_string(
+    "checkpoints", None, "Place of the checkpoints, as gs://BUCKET/NAME; WORKDIR/checkpoints."
+)
 _PROFILE = flags.DEFINE_boolean(
     "profile", False, "Trace a few steps into WORKDIR/profile, for TensorBoard or Perfetto."
 )
@@ -25,20 +31,28 @@ def main(argv: list[str]) -> None:
         config = chosen_config(_CONFIG, argv)
         # JAX is imported here: not before the cheap checks, and not in the processes that make
         # phantoms, which import this module anew.
+        from mmsr_jax.checkpoints import directory_of
         from mmsr_jax.compilation_cache import enable_compilation_cache
         from mmsr_jax.host_memory import keep_host_memory
+        from mmsr_jax.processes import is_first, join_processes
         from mmsr_jax.train import Interrupted, train
 
-        logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
+        logging.set_verbosity(logging.FATAL)  # Orbax warns of what is meant, and logs what we raise
+        several = join_processes()
         keep_host_memory()
         enable_compilation_cache()
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         try:
-            dataset = train(config, workdir, profile=_PROFILE.value)
+            dataset = train(
+                config, workdir, checkpoints_in=_CHECKPOINTS.value, profile=_PROFILE.value
+            )
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr)
             sys.exit(128 + interrupted.signal)
-        print(f"checkpoints: {workdir / 'checkpoints'}")
+        if is_first():
+            print(f"checkpoints: {directory_of(workdir)}")
+        if several:  # the others do not wait for an evaluation
+            return
         from mmsr_jax.inference.trained import load_model
         from mmsr_jax.report.run_report import report_run, super_resolve_held_out
 

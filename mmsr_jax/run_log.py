@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -19,8 +20,21 @@ class RunLog:
     run ends with the same file as one that was never stopped.
     """
 
-    def __init__(self, workdir: Path, start_step: int, steps: int):
+    def __init__(
+        self, workdir: Path, start_step: int, steps: int, elsewhere: epath.Path | None = None
+    ):
+        """Open it.
+
+        Args:
+          workdir: the run's directory.
+          start_step: the first step is the one after it.
+          steps: of the whole run.
+          elsewhere: directory of a copy, for a machine that does not stay.
+        """
         self._path = workdir / _METRICS
+        self._copy = elsewhere / _METRICS if elsewhere else None
+        if self._copy and not self._path.exists() and self._copy.exists():
+            self._path.write_text(self._copy.read_text())
         kept = [line for line in _lines(self._path) if line["step"] <= start_step]
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -61,11 +75,31 @@ class RunLog:
         """Print a line without breaking the progress bar."""
         self._bar.write(text)
 
+    def keep_copy(self) -> None:
+        """Bring the copy up to date, if there is one."""
+        if self._copy:
+            try:
+                self._copy.write_text(self._path.read_text())
+            except Exception as error:  # whatever a bucket's client raises
+                self.message(f"WARNING: {self._copy} cannot be written ({error})")
+
     def close(self) -> None:
         """Flush everything to disk."""
         self._bar.close()
         self._file.close()
         self._board.close()
+
+
+class NoLog(RunLog):
+    """The log of a process that leaves logging to the first one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def _nothing(self, *_: object) -> None:
+        pass
+
+    scalars = speed = image = advance = message = keep_copy = close = _nothing  # type: ignore[assignment]
 
 
 def logged_scalars(workdir: Path) -> dict[str, tuple[list[float], list[float]]]:

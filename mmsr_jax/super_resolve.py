@@ -105,8 +105,8 @@ def _super_resolve(stopped: Callable[[], bool]) -> None:
     from mmsr_jax.compilation_cache import enable_compilation_cache
     from mmsr_jax.host_memory import keep_host_memory
     from mmsr_jax.inference.options import Options, output_paths
-    from mmsr_jax.inference.processes import join_processes
     from mmsr_jax.inference.scan import super_resolve_scan
+    from mmsr_jax.processes import join_processes
 
     options = Options(
         scan=Path(str(_INPUT.value)),
@@ -128,8 +128,11 @@ def _super_resolve(stopped: Callable[[], bool]) -> None:
         return
     output_paths(options, ensemble=False)
     keep_host_memory()
-    if _DISTRIBUTED.value:
-        join_processes()
+    if _DISTRIBUTED.value and not join_processes():
+        raise UserError(
+            "--distributed: JAX cannot join other processes, as it finds no cluster; set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        )
     enable_compilation_cache()
     report = super_resolve_scan(
         list(_models()),

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from data_pipelines import dataset_card
 from data_pipelines.dataset_card import DatasetCard
@@ -25,13 +27,19 @@ from data_pipelines.patches import validation_patches
 from data_pipelines.phantom_dataset import prepare_phantom
 from data_pipelines.resident import load_resident
 from mmsr_jax import methods
-from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints
+from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, directory_of, keep_elsewhere
 from mmsr_jax.config import Config, check_config, config_from_dict, differing_fields
 from mmsr_jax.mesh import data_mesh, replicated, split_batch
 from mmsr_jax.methods import Images, Method, Params
-from mmsr_jax.run_log import RunLog
+from mmsr_jax.processes import is_first, step_of_all
+from mmsr_jax.run_log import NoLog, RunLog
 from mmsr_jax.speed import Speed, measured_peak_flops, model_flops
-from mmsr_jax.train_state import TrainState, batch_shapes, create_train_state
+from mmsr_jax.train_state import (
+    TrainState,
+    batch_shapes,
+    create_train_state,
+    state_sharding,
+)
 from mmsr_jax.train_step import make_resident_train_steps, make_train_step
 from mmsr_jax.validation import Arrays, collapse, panel, validate
 
@@ -52,46 +60,58 @@ class Interrupted(Exception):
         self.signal = signal_number
 
 
-def train(config: Config, workdir: Path, *, profile: bool = False) -> Path:
+def train(
+    config: Config, workdir: Path, *, checkpoints_in: str | None = None, profile: bool = False
+) -> Path:
     """Train as configured, or resume what `workdir` holds; returns the dataset's directory.
+
+    Several processes that have joined (`mmsr_jax.processes`) train together; the first one writes
+    `workdir`.
 
     Args:
       config: see `mmsr_jax.config`.
       workdir: run directory: configuration, checkpoints, logs.
+      checkpoints_in: another place for the checkpoints, as gs://BUCKET/NAME. All processes must see
+        it, or `workdir` if it is None.
       profile: write a trace of a few steps to `workdir`/profile, for TensorBoard or Perfetto.
 
     Raises:
       data_pipelines.errors.UserError: bad configuration or dataset, a run directory of another
-        configuration, a non-finite loss.
-      Interrupted: SIGTERM or SIGINT came; the state is saved.
+        configuration or in use, a non-finite loss, a last checkpoint that cannot be saved.
+      Interrupted: SIGTERM or SIGINT came, to any process; the state is saved.
     """
     check_config(config)
     method, mesh = methods.create(config), data_mesh()
-    with _claimed(workdir, config):
-        dataset, card = _dataset(config, workdir)
-        checkpoints = Checkpoints(workdir)
-        start, state = _first_state(config, method, checkpoints, replicated(mesh))
-        dispatch, flops = _dispatch(config, method, mesh, dataset, start, state)
-        patches = validation_patches(dataset, config.data.validation_patches)
-    _announce(config, state, start, workdir)
-    log = RunLog(workdir, start, config.steps)
-    peak_flops = measured_peak_flops(config.compute_dtype, mesh.size)
-    run = _Run(
-        config,
-        checkpoints,
-        log,
-        _meta(config, card),
-        patches,
-        jax.jit(method.translate),
-        Speed(config.batch_size, flops, peak_flops),
-        _Profile(workdir / "profile" if profile else None),
-    )
-    try:
+    with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as claim:
+            with step_of_all():
+                if is_first():
+                    stack.enter_context(_only_one(workdir))
+                    claim.enter_context(_claimed(workdir, config, checkpoints_in))
+                    _dataset(config, workdir)
+            with step_of_all():
+                dataset, card = _dataset(config, workdir)
+                checkpoints = Checkpoints(checkpoints_in or directory_of(workdir))
+                start, state = _first_state(config, method, checkpoints, mesh)
+                dispatch, flops = _dispatch(config, method, mesh, dataset, start, state)
+                patches = validation_patches(dataset, config.data.validation_patches)
+        log = _log(workdir, start, config.steps, checkpoints)
+        stack.callback(log.close)
+        stack.callback(checkpoints.close)
+        peak_flops = measured_peak_flops(config.compute_dtype, mesh.size)
+        run = _Run(
+            config,
+            checkpoints,
+            log,
+            _meta(config, card),
+            patches,
+            jax.jit(method.translate),
+            Speed(config.batch_size, flops, peak_flops),
+            _Profile(workdir / "profile" if profile and is_first() else None),
+        )
+        stack.callback(run.profile.stop)
+        _announce(config, state, start, workdir)
         run.steps(dispatch, state, start)
-    finally:
-        run.profile.stop()
-        checkpoints.close()
-        log.close()
     return dataset
 
 
@@ -128,8 +148,8 @@ class _Run:
                     in_flight.popleft().block_until_ready()
                 self.log.advance(more)
                 estimate.after(done, self.log)
-                last = step == config.steps
-                if last or stop.requested or not all(step % every for every in pauses):
+                last, stopping = step == config.steps, stop.reached(step)
+                if last or stopping or not all(step % every for every in pauses):
                     self.speed.pause(done)
                 if step % config.log_every == 0:
                     self.log.speed(step, self.speed.scalars())
@@ -137,11 +157,12 @@ class _Run:
                 score = None
                 if step % config.validate_every == 0 or last:
                     score = self.validate(step, state)
-                if score is not None or step % config.checkpoint_every == 0 or stop.requested:
+                if score is not None or step % config.checkpoint_every == 0 or stopping:
                     _check_finite(state, step, config.log_every)
                     _check_finite_parameters(state, step)
-                    self.checkpoints.save(step, state, self.meta, score)
-                if stop.requested and not last:
+                    self.checkpoints.save(step, state, self.meta, score, wait=last or stopping)
+                    self.log.keep_copy()
+                if stopping and not last:
                     raise Interrupted(step, stop.requested)
 
     def log_means(self, step: int, state: TrainState) -> TrainState:
@@ -155,8 +176,10 @@ class _Run:
     def validate(self, step: int, state: TrainState) -> float:
         """Log metrics and pictures of the validation patches; the score of this state."""
         scale = self.config.data.scale
+        # Every process does the same on one of its devices.
+        params = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.params)
         values, translated = validate(
-            lambda batch: self.translate(state.params, batch), self.patches, scale
+            lambda batch: self.translate(params, batch), self.patches, scale
         )
         self.log.scalars(step, "validation", values)
         self.log.image(step, "translations", panel(self.patches, translated, scale))
@@ -172,23 +195,36 @@ class _Run:
 
 
 class _StopSignal:
-    """Notes SIGTERM and SIGINT, so that the loop can save before it stops."""
+    """Notes SIGTERM and SIGINT, so that the loop can save before it stops.
+
+    Of several processes any may get the signal: JAX's runtime takes SIGTERM and agrees on a step.
+    """
 
     requested = 0  # the signal's number
 
     def __enter__(self) -> "_StopSignal":
-        self._previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGTERM, signal.SIGINT]
+        self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if jax.process_count() > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX's runtime has taken
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.requested = number
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step, which all processes ask of every dispatch."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.requested = self.requested or signal.SIGTERM
+            return True
+        return jax.process_count() == 1 and self.requested > 0
 
 
 class _Profile:
@@ -242,7 +278,29 @@ class _Estimate:
 
 
 @contextlib.contextmanager
-def _claimed(workdir: Path, config: Config) -> Iterator[None]:
+def _only_one(workdir: Path) -> Iterator[None]:
+    """Hold a run directory, which is made if it is missing, and goes again if it stays empty."""
+    new, lock = not workdir.exists(), filelock.FileLock(workdir / ".lock", timeout=0)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(
+            f"{workdir} is in use by another training; wait for it or choose another --workdir"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        if new and os.listdir(workdir) == [".lock"]:
+            (workdir / ".lock").unlink()
+            workdir.rmdir()
+        lock.release()
+
+
+@contextlib.contextmanager
+def _claimed(workdir: Path, config: Config, checkpoints_in: str | None) -> Iterator[None]:
     """Write the configuration into a new run directory, or check it against an old one's.
 
     A new directory is given up again if its training cannot start.
@@ -255,25 +313,26 @@ def _claimed(workdir: Path, config: Config) -> Iterator[None]:
                 f"{workdir} belongs to a run of another configuration "
                 f"({'; '.join(differing)}); choose another --workdir"
             )
+        if checkpoints_in:
+            keep_elsewhere(workdir, checkpoints_in)
         yield
         return
-    made = (workdir / name for name in ("phantom_dataset", "checkpoints"))
-    new = [directory for directory in made if not directory.exists()]
+    made = [workdir / name for name in ("phantom_dataset", "checkpoints", "checkpoints.location")]
+    new = [path for path in made if not path.exists()]
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
         os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be written: {error.strerror}") from error
-    try:
+        if checkpoints_in:
+            keep_elsewhere(workdir, checkpoints_in)
         yield
     except BaseException:
-        path.unlink()
-        for directory in new:
-            shutil.rmtree(directory, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: it was there before
-            workdir.rmdir()
+        path.unlink(missing_ok=True)
+        for made_here in new:
+            if made_here.is_dir():
+                shutil.rmtree(made_here, ignore_errors=True)
+            else:
+                made_here.unlink(missing_ok=True)
         raise
 
 
@@ -313,17 +372,27 @@ def _dataset(config: Config, workdir: Path) -> tuple[Path, DatasetCard]:
     return directory, card
 
 
+def _log(workdir: Path, start: int, steps: int, checkpoints: Checkpoints) -> RunLog:
+    """The log of the first process, and its copy beside checkpoints that are elsewhere."""
+    if not is_first():
+        return NoLog()
+    elsewhere = checkpoints.directory if "://" in str(checkpoints.directory) else None
+    return RunLog(workdir, start, steps, elsewhere)
+
+
 def _first_state(
-    config: Config, method: Method, checkpoints: Checkpoints, sharding: jax.sharding.Sharding
+    config: Config, method: Method, checkpoints: Checkpoints, mesh: jax.sharding.Mesh
 ) -> tuple[int, TrainState]:
     """The step and state to go on from: the newest checkpoint's, or the initial ones."""
-    step = checkpoints.latest_step()
     create = partial(create_train_state, config, method)
-    if step is None:
-        # Optimised, the random numbers of every shape of parameters take a CPU 40 s to compile.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return 0, jax.jit(create, out_shardings=sharding, compiler_options=options)()
-    return step, checkpoints.restore(jax.eval_shape(create), sharding)
+    like = jax.eval_shape(create)
+    sharding = state_sharding(like, mesh)
+    restored = checkpoints.restore(like, sharding)
+    if restored:
+        return restored
+    # Optimised, the random numbers of every shape of parameters take a CPU 40 s to compile.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return 0, jax.jit(create, out_shardings=sharding, compiler_options=options)()
 
 
 def _dispatch(
@@ -362,6 +431,8 @@ def _meta(config: Config, card: DatasetCard) -> CheckpointMeta:
 
 
 def _announce(config: Config, state: TrainState, start: int, workdir: Path) -> None:
+    if not is_first():
+        return
     devices = jax.devices()
     kind = f"{devices[0].platform} {devices[0].device_kind}"
     print(f"{len(devices)} device(s) ({kind}) of {jax.process_count()} process(es)")

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from mmsr_jax.config import Config, OptimizerConfig
 from mmsr_jax.image_pool import ImagePool, empty_pool
+from mmsr_jax.mesh import replicated, split_batch
 from mmsr_jax.methods import Images, Method, Params, Terms
 
 
@@ -66,13 +68,28 @@ def create_train_state(config: Config, method: Method) -> TrainState:
         params=params,
         opt_states={branch: optimizer.init(params[branch]) for branch in params},
         pools={
-            name: empty_pool(config.pool_size, fake.shape[1:])
+            name: empty_pool(config.pool_size, config.batch_size, fake.shape[1:])
             for name, fake in fakes.items()
             if config.pool_size  # an array of no images is no checkpoint's
         },
         key=jax.random.key_data(step_key),
         metric_sums={name: jnp.zeros((), jnp.float32) for name in terms},
     )
+
+
+def state_sharding(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where each array of a state is: image pools with the rows of the batch, the rest everywhere.
+
+    Args:
+      state: arrays or shapes.
+      mesh: of the run.
+    """
+    everywhere = replicated(mesh)
+    pools = {
+        domain: ImagePool(split_batch(mesh), everywhere)  # type: ignore[arg-type]
+        for domain in state.pools
+    }
+    return jax.tree.map(lambda _: everywhere, state)._replace(pools=pools)
 
 
 def batch_shapes(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -13,7 +13,12 @@ from mmsr_jax.config import Config
 from mmsr_jax.image_pool import exchange
 from mmsr_jax.mesh import replicated, split_batch
 from mmsr_jax.methods import Images, Method
-from mmsr_jax.train_state import TrainState, create_optimizer
+from mmsr_jax.train_state import (
+    TrainState,
+    create_optimizer,
+    create_train_state,
+    state_sharding,
+)
 
 TrainStep = Callable[[TrainState, Images], tuple[TrainState, Array]]
 
@@ -25,10 +30,11 @@ def make_train_step(config: Config, method: Method, mesh: Mesh) -> Wrapped:
     the same, pre-update fakes, handed through the image pools. The returned step number is a value
     to wait for: nothing else of a step needs to reach the host.
     """
+    state = _sharding_of_state(config, method, mesh)
     return jax.jit(
         _train_step(config, method),
-        in_shardings=(replicated(mesh), split_batch(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(state, split_batch(mesh)),
+        out_shardings=(state, replicated(mesh)),
         donate_argnums=_donated(mesh),
     )
 
@@ -59,12 +65,17 @@ def make_resident_train_steps(config: Config, method: Method, mesh: Mesh) -> Wra
         state, steps = jax.lax.scan(one, state, draws)
         return state, steps[-1]
 
+    state = _sharding_of_state(config, method, mesh)
     return jax.jit(
         train_steps,
-        in_shardings=replicated(mesh),
-        out_shardings=replicated(mesh),
+        in_shardings=(state, replicated(mesh)),
+        out_shardings=(state, replicated(mesh)),
         donate_argnums=_donated(mesh),
     )
+
+
+def _sharding_of_state(config: Config, method: Method, mesh: Mesh) -> TrainState:
+    return state_sharding(jax.eval_shape(lambda: create_train_state(config, method)), mesh)
 
 
 def _donated(mesh: Mesh) -> tuple[int, ...]:

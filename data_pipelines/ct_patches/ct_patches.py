@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from data_pipelines.quiet_tensorflow import tf
 from data_pipelines.stage_case import StagedPatches
 
 POSITION_FIELDS = ("plane", "slice", "row", "column")
-_SHARD_BYTES = 128 * 2**20
+_SHARD_BYTES = 64 * 2**20
 _LEAST_SHARDS = 4
 
 
@@ -95,14 +94,14 @@ def write_domain(
     for part in staged:
         counts[part.split] += np.load(part.patches, mmap_mode="r").shape[0]
     record_bytes = patch_px * patch_px * np.dtype(dtype).itemsize
-    shards = max(_LEAST_SHARDS, math.ceil(counts["train"] * record_bytes / _SHARD_BYTES))
+    shards = max(_LEAST_SHARDS, 2 * counts["train"] * record_bytes // _SHARD_BYTES)
     config = CtPatchesConfig(name=domain, patch_px=patch_px, dtype=dtype, staged=staged)
     with _silent_tfds():
         builder = CtPatches(data_dir=directory, config=config)
         builder.download_and_prepare(
             download_dir=directory / "downloads",
             download_config=tfds.download.DownloadConfig(
-                num_shards=min(shards, *counts.values()), try_download_gcs=False
+                num_shards=_power_of_two(min(shards, *counts.values())), try_download_gcs=False
             ),
         )
     shutil.rmtree(directory / "downloads", ignore_errors=True)
@@ -110,6 +109,11 @@ def write_domain(
         str(path.relative_to(directory)): path.stat().st_size
         for path in sorted(Path(builder.data_dir).glob("*.tfrecord*"))
     }
+
+
+def _power_of_two(count: int) -> int:
+    """The largest up to `count`: what the rows of a batch, and so processes, can share equally."""
+    return 1 << count.bit_length() - 1
 
 
 def _with_sorted_fields(serialised: bytes) -> bytes:

@@ -35,11 +35,11 @@ from mmsr_jax.inference.memory import plan
 from mmsr_jax.inference.model import SuperResolver
 from mmsr_jax.inference.options import Options, Outputs, output_paths, scan_folder
 from mmsr_jax.inference.pipeline import overlap
-from mmsr_jax.inference.processes import share, step_of_all
 from mmsr_jax.inference.region import bounds, box, open_region
 from mmsr_jax.inference.slice_work import SliceWork, Writers
 from mmsr_jax.inference.tiles import Window, seen_window
 from mmsr_jax.mesh import data_mesh, split_batch
+from mmsr_jax.processes import share, step_of_all
 
 _MICRO_PIXEL_MM = 0.2  # finer scans are not clinical ones
 _NO_SPACING = "give --spacing=x,y,z in mm"

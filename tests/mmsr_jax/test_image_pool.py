@@ -9,63 +9,75 @@ SHAPE = (2, 3, 1)
 compiled_exchange = jax.jit(exchange)
 
 
-def fakes(first: int, count: int) -> jax.Array:
-    """Images that are told apart by their value: first, first + 1, …"""
-    return jnp.broadcast_to(jnp.arange(first, first + count)[:, None, None, None], (count, *SHAPE))
+def fakes(*told_apart_by: int) -> jax.Array:
+    """Images of one value each."""
+    numbers = jnp.array(told_apart_by, jnp.float32)
+    return jnp.broadcast_to(numbers[:, None, None, None], (len(numbers), *SHAPE))
 
 
-def full_pool(size: int) -> ImagePool:
-    pool, _ = compiled_exchange(empty_pool(size, SHAPE), fakes(0, size) * 1.0, jax.random.key(0))
-    return pool
-
-
-def values(images: jax.Array) -> list[int]:
+def values(images: jax.Array) -> np.ndarray:
     array = np.asarray(images)
-    assert (array == array[:, :1, :1]).all(), "images were mixed"
-    return [int(image[0, 0, 0]) for image in array]
+    assert (array == array[..., :1, :1, :]).all(), "images were mixed"
+    return array[..., 0, 0, 0].astype(int)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3])
-def test_fills_first_and_hands_the_fakes_through(batch: int) -> None:
-    size, pool = 6, empty_pool(6, SHAPE)
-    for step in range(size // batch):
-        given = fakes(1 + step * batch, batch) * 1.0
-        pool, seen = compiled_exchange(pool, given, jax.random.key(step))
-        np.testing.assert_array_equal(seen, given)
-        assert int(pool.filled) == (step + 1) * batch
-    assert values(pool.images) == [1, 2, 3, 4, 5, 6]
+def given_in_turn(
+    pool: ImagePool, rows: int, steps: int, seed: int = 0
+) -> tuple[ImagePool, np.ndarray]:
+    """The pool after `steps` batches of `rows`, whose images are numbered, and (steps, rows) seen.
+
+    Image number k·rows + r is the fake of row r in step k.
+    """
+
+    def step(pool: ImagePool, number: jax.Array) -> tuple[ImagePool, jax.Array]:
+        batch = jnp.broadcast_to(
+            (number * rows + jnp.arange(rows, dtype=jnp.float32))[:, None, None, None],
+            (rows, *SHAPE),
+        )
+        pool, seen = exchange(pool, batch, jax.random.fold_in(jax.random.key(seed), number))
+        return pool, seen
+
+    pool, seen = jax.jit(lambda pool: jax.lax.scan(step, pool, jnp.arange(steps)))(pool)
+    return pool, values(seen)
 
 
-def test_a_batch_larger_than_the_pool() -> None:
-    pool, seen = compiled_exchange(empty_pool(3, SHAPE), fakes(1, 40) * 1.0, jax.random.key(0))
-    handed = values(seen)
-    assert handed[:3] == [1, 2, 3]
-    assert handed != list(range(1, 41))
-    assert set(handed) | set(values(pool.images)) == set(range(1, 41)), "an image was lost"
-    assert int(pool.filled) == 3
+@pytest.mark.parametrize(("total", "rows", "size"), [(6, 1, 6), (6, 2, 3), (7, 2, 4), (3, 40, 1)])
+def test_fills_first_and_hands_the_fakes_through(total: int, rows: int, size: int) -> None:
+    pool, seen = given_in_turn(empty_pool(total, rows, SHAPE), rows, size)
+    given = np.arange(size * rows).reshape(size, rows)
+    np.testing.assert_array_equal(seen, given)
+    np.testing.assert_array_equal(values(pool.images), given.T)
+    assert int(pool.filled) == size
 
 
-def test_swaps_half_of_the_fakes_for_older_ones_from_all_slots() -> None:
-    size, count = 5, 4000
-    pool, seen = compiled_exchange(full_pool(size), fakes(size, count) * 1.0, jax.random.key(1))
-    handed = np.array(values(seen))
-    swapped = handed != np.arange(size, size + count)
-    # four standard deviations of a fair coin
-    assert abs(swapped.mean() - 0.5) < 4 * 0.5 / np.sqrt(count)
-    assert (handed[swapped] < np.arange(size, size + count)[swapped]).all()
-    # a slot is overwritten with probability 1/2 · 1/5 a step: images stay for ten steps on average
-    age = (np.arange(size, size + count) - handed)[swapped]
-    assert 8 < age.mean() < 12
-    assert len(set(values(pool.images))) == size
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_swap_half_of_their_fakes_for_older_ones_from_all_slots(rows: int) -> None:
+    size, steps = 5, 4000
+    pool, seen = given_in_turn(empty_pool(size * rows, rows, SHAPE), rows, steps)
+    given = np.arange(steps * rows).reshape(steps, rows)
+    assert (seen % rows == np.arange(rows)).all(), "a row saw another row's past"
+    for row in range(rows):
+        handed, mine = seen[size:, row] // rows, given[size:, row] // rows
+        swapped = handed != mine
+        # four standard deviations of a fair coin
+        assert abs(swapped.mean() - 0.5) < 4 * 0.5 / np.sqrt(steps - size)
+        assert (handed[swapped] < mine[swapped]).all()
+        # a slot is overwritten with probability 1/2 · 1/5 a step: ten steps on average
+        assert 8 < (mine - handed)[swapped].mean() < 12
+        kept = values(pool.images)[row]
+        assert len(set(kept)) == size
+        assert kept.min() >= size * rows, "a slot is never used"
+    if rows > 1:
+        assert len({tuple(seen[:, row] // rows) for row in range(rows)}) == rows, "rows draw alike"
 
 
 def test_each_step_swaps_or_changes_nothing() -> None:
-    pool = full_pool(4)
+    pool, _ = given_in_turn(empty_pool(4, 1, SHAPE), 1, 4)
     swaps = 0
     for step in range(30):
-        before, given = values(pool.images), 100 + step
-        pool, seen = compiled_exchange(pool, fakes(given, 1) * 1.0, jax.random.key(step))
-        (handed,), after = values(seen), values(pool.images)
+        before, given = values(pool.images)[0].tolist(), 100 + step
+        pool, seen = compiled_exchange(pool, fakes(given), jax.random.key(step))
+        (handed,), after = values(seen), values(pool.images)[0].tolist()
         if handed == given:
             assert after == before
         else:
@@ -75,14 +87,9 @@ def test_each_step_swaps_or_changes_nothing() -> None:
     assert 5 < swaps < 25
 
 
-def test_every_slot_is_used() -> None:
-    size = 5
-    pool, _ = compiled_exchange(full_pool(size), fakes(size, 4000) * 1.0, jax.random.key(2))
-    assert min(values(pool.images)) >= size
-
-
 def test_the_key_decides() -> None:
-    pool, given = full_pool(5), fakes(5, 4000) * 1.0
+    pool, _ = given_in_turn(empty_pool(50, 10, SHAPE), 10, 5)
+    given = fakes(*range(100, 110))
     once, again, other = (compiled_exchange(pool, given, jax.random.key(key)) for key in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, once, again)
-    assert values(once[1]) != values(other[1])
+    assert values(once[1]).tolist() != values(other[1]).tolist()

@@ -21,7 +21,8 @@ from data_pipelines.errors import UserError
 from mmsr_jax import methods
 from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, load_meta
 from mmsr_jax.inference.trained import load_model
-from mmsr_jax.train_state import TrainState, create_train_state
+from mmsr_jax.mesh import data_mesh
+from mmsr_jax.train_state import TrainState, create_train_state, state_sharding
 
 STEPS = SMALL["steps"]
 EVALUATION = "evaluation.json"
@@ -61,9 +62,12 @@ def final_state(workdir: Path) -> TrainState:
     config = meta.typed_config()
     assert step == config.steps
     like = jax.eval_shape(partial(create_train_state, config, methods.create(config)))
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints")
     try:
-        return checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+        found = checkpoints.restore(like, state_sharding(like, data_mesh()))
+        assert found
+        assert found[0] == step
+        return found[1]
     finally:
         checkpoints.close()
 
@@ -232,15 +236,15 @@ def test_a_checkpoint_of_one_device_goes_on_with_two(finished: FinishedRun, copi
 def test_a_state_without_pools_is_saved(tmp_path: Path) -> None:
     config = small_config(pool_size=0)
     state = create_train_state(config, methods.create(config))
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
     try:
         checkpoints.save(3, state, CheckpointMeta(dataclasses.asdict(config), {}))
         checkpoints.wait()
         like = jax.eval_shape(lambda: state)
-        again = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+        again = checkpoints.restore(like, state_sharding(like, data_mesh()))
     finally:
         checkpoints.close()
-    jax.tree.map(np.testing.assert_array_equal, again, state)
+    jax.tree.map(np.testing.assert_array_equal, again, (3, state))
 
 
 def test_a_checkpoint_with_truncated_arrays(copied: Path) -> None:

@@ -167,8 +167,8 @@ def adam_mean(state: TrainState, branch: str) -> Any:
 def test_initial_state() -> None:
     _, _, state = compiled()
     assert state.step == 0
-    assert state.pools["clinical"].images.shape == (POOL_SIZE, 16, 16, 1)
-    assert state.pools["micro"].images.shape == (POOL_SIZE, 32, 32, 1)
+    assert state.pools["clinical"].images.shape == (1, POOL_SIZE, 16, 16, 1)
+    assert state.pools["micro"].images.shape == (1, POOL_SIZE, 32, 32, 1)
     assert [pool.filled for pool in state.pools.values()] == [0, 0]
     assert set(state.metric_sums) == TERMS
     assert largest(state.metric_sums) == 0
@@ -277,9 +277,9 @@ def test_discriminators_see_the_fakes_of_before_the_update() -> None:
     translate = quick(method.translate)
     images = translate(state.params, batch)
     after = run(batch)
-    np.testing.assert_allclose(after.pools["micro"].images[0], images["sr"][0], atol=1e-6)
+    np.testing.assert_allclose(after.pools["micro"].images[0, 0], images["sr"][0], atol=1e-6)
     np.testing.assert_allclose(
-        after.pools["clinical"].images[0], images["fake_clinical"][0], atol=1e-6
+        after.pools["clinical"].images[0, 0], images["fake_clinical"][0], atol=1e-6
     )
     moved = translate(after.params, batch)
     assert float(np.abs(moved["sr"] - images["sr"]).max()) > 1e-4
@@ -295,7 +295,7 @@ def test_pools_fill_and_stay_full() -> None:
         fills.append([int(pool.filled) for pool in state.pools.values()])
     assert fills == [[1, 1], [2, 2], [3, 3], [3, 3], [3, 3]]
     for pool in state.pools.values():
-        assert len({image.tobytes() for image in np.asarray(pool.images)}) == POOL_SIZE
+        assert len({image.tobytes() for image in np.asarray(pool.images)[0]}) == POOL_SIZE
 
 
 def test_without_pools_discriminators_see_the_newest_fakes() -> None:
@@ -526,7 +526,7 @@ from jax.sharding import AxisType
 from test_train_step import FAST_COMPILATION, batch_of, quick, resident_patches, tiny_config
 from mmsr_jax import methods
 from mmsr_jax.mesh import replicated, split_batch
-from mmsr_jax.train_state import create_train_state
+from mmsr_jax.train_state import create_train_state, state_sharding
 from mmsr_jax.train_step import make_resident_train_steps, make_train_step
 
 assert jax.device_count() == 2
@@ -540,9 +540,11 @@ def trained(devices, make, data, place):
     data = jax.device_put(data, place(mesh))
     for leaf in jax.tree.leaves(data):
         assert len(leaf.sharding.device_set) == len(devices)
-    state = jax.device_put(initial, replicated(mesh))
-    step = make(config, method, mesh).lower(state, data)
-    state, _ = step.compile(compiler_options=FAST_COMPILATION)(state, data)
+    state = jax.device_put(initial, state_sharding(initial, mesh))
+    step = make(config, method, mesh).lower(state, data).compile(compiler_options=FAST_COMPILATION)
+    if make is make_train_step:  # batches that are drawn on the device have what moves them
+        assert "all-gather" not in step.as_text(), "something other than sums crosses devices"
+    state, _ = step(state, data)
     assert len(state.step.sharding.device_set) == len(devices)
     return jax.device_get(state)
 

@@ -199,8 +199,8 @@ def test_the_default_preset_is_the_papers() -> None:
     assert config.steps == 2_000_000  # 200 epochs of 10,000 patches
     assert config.batch_size == 1
     state = jax.eval_shape(partial(create_train_state, config, methods.create(config)))
-    assert state.pools["clinical"].images.shape == (50, 32, 32, 1)
-    assert state.pools["micro"].images.shape == (50, 256, 256, 1)
+    assert state.pools["clinical"].images.shape == (1, 50, 32, 32, 1)
+    assert state.pools["micro"].images.shape == (1, 50, 256, 256, 1)
     assert state.metric_sums.keys() == TRAIN_TERMS
 
 
