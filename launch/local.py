@@ -22,8 +22,8 @@ from typing import IO
 
 from absl import app, flags
 
-from data_pipelines import command_line
-from data_pipelines.errors import UserError, reported_in_one_line
+from data_pipelines.errors import reported_in_one_line
+from launch.command import parse_flags_and_command
 
 _PROCESSES = flags.DEFINE_integer("processes", 2, "How many.", lower_bound=1)
 _DEVICES = flags.DEFINE_integer(
@@ -45,8 +45,6 @@ def main(argv: list[str]) -> None:
     """Run the command line."""
     with reported_in_one_line():
         command = argv[1:]
-        if not command:
-            raise UserError("no command; write it after --, as in -- python -m mmsr_jax.main ...")
         if _DRY_RUN.value:
             for variables in _environments():
                 assignments = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
@@ -186,11 +184,5 @@ def _say(message: str) -> None:
     print(f"launch.local: {message}", file=sys.stderr, flush=True)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Flags up to --, which ends them; the command behind it stays as it is."""
-    end = argv.index("--") if "--" in argv else len(argv)
-    return command_line.parse_flags(argv[:end]) + argv[end + 1 :]
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags_and_command)
