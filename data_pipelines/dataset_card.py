@@ -1,7 +1,10 @@
 """The dataset card: what a prepared dataset holds, as typed JSON beside its records."""
 
 import dataclasses
+import functools
+import importlib.metadata
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ CARD_NAME = "dataset_card.json"
 FORMAT_VERSION = 1
 DOMAINS = ("clinical", "micro")
 SPLITS = ("train", "validation")
+_PACKAGES = ("mmsr-jax", "numpy", "SimpleITK", "tensorflow-datasets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,21 @@ class HeldOutScan:
 
 
 @dataclasses.dataclass(frozen=True)
+class SkippedCase:
+    """A volume that could not be prepared.
+
+    Attributes:
+        domain: "clinical" or "micro".
+        name: last component of its path.
+        reason: what is wrong with it.
+    """
+
+    domain: str
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetCard:
     """Everything about a dataset that training, inference and a reader need to know.
 
@@ -95,6 +114,7 @@ class DatasetCard:
         clinical: the low-resolution domain.
         micro: the high-resolution domain.
         held_out: whole scans that are in neither split.
+        skipped: cases that were left out because they are bad.
         software: package -> version that prepared the dataset.
         format_version: of this card and of the records.
     """
@@ -105,6 +125,7 @@ class DatasetCard:
     clinical: DomainCard
     micro: DomainCard
     held_out: tuple[HeldOutScan, ...] = ()
+    skipped: tuple[SkippedCase, ...] = ()
     software: dict[str, str] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -160,15 +181,31 @@ def _from_json(data: dict[str, Any]) -> DatasetCard:
             "clinical": _domain_from_json(data["clinical"]),
             "micro": _domain_from_json(data["micro"]),
             "held_out": tuple(HeldOutScan(**scan) for scan in data["held_out"]),
+            "skipped": tuple(SkippedCase(**case) for case in data.get("skipped", ())),
         }
     )
 
 
 def _domain_from_json(data: dict[str, Any]) -> DomainCard:
-    cases = tuple(_case_from_json(case) for case in data["cases"])
+    cases = tuple(case_from_json(case) for case in data["cases"])
     return DomainCard(**data | {"cases": cases, "shards": dict(data["shards"].items())})
 
 
-def _case_from_json(data: dict[str, Any]) -> CaseCard:
+def case_from_json(data: dict[str, Any]) -> CaseCard:
+    """A case's card from what `json` reads of it."""
     triples = {name: tuple(data[name]) for name in ("shape_px", "spacing_mm")}
     return CaseCard(**data | triples)
+
+
+@functools.cache
+def installed_software() -> dict[str, str]:
+    """Package -> version, of those that decide what a dataset holds."""
+    versions = {package: _version(package) for package in _PACKAGES}
+    return {"python": platform.python_version()} | versions
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

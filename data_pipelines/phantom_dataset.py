@@ -7,13 +7,10 @@ import numpy as np
 
 from data_pipelines import volumes
 from data_pipelines.dataset_card import DatasetCard, HeldOutScan
+from data_pipelines.local_runner import LocalRunner
 from data_pipelines.phantom import phantom_volumes
-from data_pipelines.prepare import (
-    PrepareOptions,
-    in_processes,
-    replaced_directory,
-    write_dataset,
-)
+from data_pipelines.prepare import PrepareOptions, write_dataset
+from data_pipelines.replaced_directory import replaced_directory
 
 _AIR_HU = -1000.0  # phantom micro volumes are calibrated like clinical ones
 _TISSUE_HU = 40.0
@@ -96,9 +93,10 @@ def prepare_phantom(
             _Phantom(int(seeds[index]), size_px, slices, scale, *paths)
             for index, paths in enumerate(images)
         ]
-        in_processes(_write_phantom, phantoms, workers, "making phantoms")
+        LocalRunner(workers)(_write_phantom, phantoms, "making phantoms")
         return write_dataset(
             partial,
+            folder / "staging",
             options,
             {"clinical": clinical, "micro": micro},
             held_out=tuple(

@@ -2,46 +2,43 @@
 
 The dataset is a directory with sharded TFRecords of patches, `dataset_card.json`, and
 `sheet.png`, which shows masks, sampled positions, patches and histograms: look at it before
-training. It is written beside the output under another name and renamed when it is complete.
+training. It is written beside the output under another name and renamed when it is complete; the
+same command takes over the cases that a run finished before it was stopped.
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
-import importlib.metadata
 import math
-import multiprocessing
-import os
-import platform
+import re
 import shutil
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import app, flags
-from tqdm import tqdm
 
+from data_pipelines.beam_runner import BeamRunner
 from data_pipelines.command_line import parse_flags
 from data_pipelines.dataset_card import (
-    CARD_NAME,
     DOMAINS,
     CaseCard,
     DatasetCard,
     DomainCard,
     HeldOutScan,
+    SkippedCase,
+    installed_software,
 )
 from data_pipelines.errors import UserError, reported_in_one_line
 from data_pipelines.find_cases import find_cases
 from data_pipelines.intensity import CLINICAL_WINDOW_HU
-from data_pipelines.output_folder import check_writable, made
+from data_pipelines.local_runner import LocalRunner
+from data_pipelines.replaced_directory import replaced_directory, staging_of
 from data_pipelines.stage_case import CaseTask, DomainOptions, StagedCase, stage_case
+from data_pipelines.staging import BadCase, Run, forget_others, stage_all
 
 SHEET_NAME = "sheet.png"
-_PACKAGES = ("mmsr-jax", "numpy", "SimpleITK", "tensorflow-datasets")
+RUNNERS = ("local", "beam")
 _SPACING_TOLERANCE = 1.25  # ratio of the pixel sizes against the scale, before it is worth a word
 
 
@@ -59,7 +56,9 @@ class PrepareOptions:
         validation_fraction: of the cases of a domain, at least one; of the usable slices and of
             the patches where a domain has one case.
         seed: of split and sampling.
-        workers: processes; None for one a core. The result does not depend on it.
+        runner: "local", in processes of this machine, or "beam". The result does not depend on it.
+        workers: processes of the local runner; None for one a core. Nor on it.
+        beam_options: of Beam's pipelines, such as "--runner=FlinkRunner".
         series: SeriesInstanceUID, for a clinical folder with several DICOM series.
         clinical_spacing: (x, y, z) in mm, for files that say none, as TIFF and PNG.
         clinical_mask: "lung", or "none" for scans that are cropped to the inside of lungs.
@@ -71,6 +70,7 @@ class PrepareOptions:
         micro_any_plane: sample micro patches in all three planes; needs cubic voxels.
         resample_um: micro pixel size to resample to; the clinical one divided by the scale makes
             the domains match physically. None keeps the pixels, as in the paper.
+        skip_bad: leave out cases that cannot be read or sampled; the card lists them.
         overwrite: replace an existing dataset.
     """
 
@@ -82,7 +82,9 @@ class PrepareOptions:
     patches_per_volume: int = 2000
     validation_fraction: float = 0.1
     seed: int = 0
+    runner: str = "local"
     workers: int | None = None
+    beam_options: tuple[str, ...] = ()
     series: str | None = None
     clinical_spacing: tuple[float, float, float] | None = None
     clinical_mask: str = "lung"
@@ -93,6 +95,7 @@ class PrepareOptions:
     micro_tissue: float | None = None
     micro_any_plane: bool = False
     resample_um: float | None = None
+    skip_bad: bool = False
     overwrite: bool = False
 
     def check(self) -> None:
@@ -106,6 +109,10 @@ class PrepareOptions:
             )
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers={self.workers}: give at least 1")
+        if self.runner not in RUNNERS:
+            raise UserError(f"--runner={self.runner}: give one of {', '.join(RUNNERS)}")
+        if self.beam_options and self.runner != "beam":
+            raise UserError(f"--beam_options={','.join(self.beam_options)} needs --runner=beam")
         if (self.micro_air is None) != (self.micro_tissue is None):
             raise UserError("--micro_air and --micro_tissue go together; give both or neither")
         for name in ("micro_air", "micro_tissue"):
@@ -149,175 +156,137 @@ def prepare(options: PrepareOptions) -> DatasetCard:
     """Make a dataset from the volumes that the options name.
 
     Raises:
-        UserError: see the message; nothing is left behind.
+        UserError: see the message; of what was done, only finished cases are left, in a hidden
+            folder beside the output, and the next call takes them over.
     """
     options.check()
+    run = BeamRunner(options.beam_options) if options.runner == "beam" else None
     cases = {
         "clinical": find_cases(options.clinical),
         "micro": find_cases(options.micro),
     }
-    with replaced_directory(options.output, options.overwrite) as partial:
-        return write_dataset(partial, options, cases)
-
-
-@contextlib.contextmanager
-def replaced_directory(output: Path, overwrite: bool) -> Iterator[Path]:
-    """An empty directory beside `output` that takes its place if all goes well, else vanishes.
-
-    Raises:
-        UserError: `output` exists and may not be overwritten, is not a dataset, or lies in a
-            locked folder.
-    """
-    output = output.resolve()
-    check_writable(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        if not (output / CARD_NAME).is_file():
-            raise UserError(f"{output} exists and is not a dataset; choose another directory")
-        if not overwrite:
-            raise UserError(f"{output} exists; choose another directory or pass --overwrite")
-    partial = output.with_name(f".{output.name}.partial")
-    old = output.with_name(f".{output.name}.old")
-    with made(output.parent):
-        # A run that was killed may have left these.
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        try:
-            partial.mkdir()
-            yield partial
-            if output.exists():
-                output.rename(old)
-            partial.rename(output)
-        except OSError as error:
-            raise UserError(f"{output} cannot be written: {error}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+    with replaced_directory(options.output, options.overwrite) as directory:
+        return write_dataset(directory, staging_of(directory), options, cases, run=run)
 
 
 def write_dataset(
     directory: Path,
+    staging: Path,
     options: PrepareOptions,
     cases: dict[str, list[Path]],
+    *,
     held_out: tuple[HeldOutScan, ...] = (),
+    run: Run | None = None,
 ) -> DatasetCard:
-    """Write records, card and sheet into an empty directory; `prepare` without the renaming."""
-    staging = directory / "staging"
-    staging.mkdir()
-    tasks = [task for name in DOMAINS for task in case_tasks(name, options, cases[name], staging)]
-    staged = in_processes(stage_case, tasks, options.workers, "reading volumes")
+    """Write records, card and sheet into an empty directory; `prepare` without the renaming.
+
+    Args:
+        directory: of the dataset.
+        staging: where cases wait to be written; those that are there already are taken over.
+        options: see `prepare`.
+        cases: of each domain.
+        held_out: whole scans in the directory.
+        run: in which workers; None for processes of this machine.
+    """
+    staged, skipped = _stage(options, cases, staging, run or LocalRunner(options.workers))
     # TensorFlow takes seconds to import: not in the workers, and not before a likely error.
     from data_pipelines import sheet
     from data_pipelines.ct_patches import ct_patches
 
     domains = {}
     for name in DOMAINS:
-        done = [case for task, case in zip(tasks, staged, strict=True) if task.domain == name]
-        cards, dtype = _in_one_dtype(done)
+        cards, dtype = _in_one_dtype(staged[name])
         patch_px = options.domains()[name].patch_px
-        parts = tuple(part for case in done for part in case.staged)
-        shards = ct_patches.write_domain(directory, name, patch_px, dtype, parts)
+        parts = tuple(part for case in staged[name] for part in case.staged)
+        shards = ct_patches.write_domain(
+            directory, name, patch_px, dtype, parts, staging, run or LocalRunner(1)
+        )
         domains[name] = DomainCard(patch_px, dtype, cards, shards)
     card = DatasetCard(
         scale=options.scale,
         window_hu=CLINICAL_WINDOW_HU,
         seed=options.seed,
         held_out=held_out,
+        skipped=skipped,
         clinical=domains["clinical"],
         micro=domains["micro"],
-        software={"python": platform.python_version()}
-        | {package: _version(package) for package in _PACKAGES},
+        software=installed_software(),
     )
     card.save(directory)
-    previews = {
-        name: [
-            case.preview for task, case in zip(tasks, staged, strict=True) if task.domain == name
-        ]
-        for name in DOMAINS
-    }
+    previews = {name: [case.preview for case in staged[name]] for name in DOMAINS}
     sheet.draw(card, previews, directory / SHEET_NAME)
     shutil.rmtree(staging)
     _warn_of_spacing(card)
     return card
 
 
+def _stage(
+    options: PrepareOptions, cases: dict[str, list[Path]], staging: Path, run: Run
+) -> tuple[dict[str, list[StagedCase]], tuple[SkippedCase, ...]]:
+    """The staged cases of each domain, assigned to the splits, and those that are left out."""
+    tasks = [task for name in DOMAINS for task in case_tasks(name, options, cases[name], staging)]
+    forget_others(staging, tasks)
+    outcomes = stage_all(tasks, stage_case, run, skip_bad=options.skip_bad)
+    bad = [outcome for outcome in outcomes if isinstance(outcome, BadCase)]
+    staged = {}
+    for name in DOMAINS:
+        of_domain = [
+            found for task, found in zip(tasks, outcomes, strict=True) if task.domain == name
+        ]
+        whole = [found for found in of_domain if isinstance(found, StagedCase)]
+        if not whole:
+            first = next(case.message for case in bad if case.task.domain == name)
+            raise UserError(f"no {name} case is left: {first}")
+        if len(whole) == 1 < len(of_domain):  # it was to serve one split, and must serve both
+            path = cases[name][of_domain.index(whole[0])]
+            alone = case_tasks(name, options, [path], staging)
+            of_domain = stage_all(alone, stage_case, run, skip_bad=False)
+            whole = [found for found in of_domain if isinstance(found, StagedCase)]
+        staged[name] = _in_splits(name, options, whole)
+    return staged, tuple(case.for_card() for case in bad)
+
+
 def case_tasks(
     domain: str, options: PrepareOptions, paths: Sequence[Path], staging: Path
 ) -> list[CaseTask]:
-    """Assign the cases of a domain to the splits, and say how many patches each one gives."""
-    count, fraction = options.patches_per_volume, options.validation_fraction
+    """Say how many patches each case of a domain gives: the only one to both splits."""
+    count = options.patches_per_volume
+    share = {"train": count}
     if len(paths) == 1:
-        kept = max(1, round(fraction * count))
-        shares = [{"train": max(1, count - kept), "validation": kept}]
-    else:
-        order = np.random.default_rng([options.seed, DOMAINS.index(domain)]).permutation(len(paths))
-        kept = min(max(1, round(fraction * len(paths))), len(paths) - 1)
-        validation = set(order[:kept].tolist())
-        shares = [
-            {"validation" if index in validation else "train": count} for index in range(len(paths))
-        ]
+        kept = max(1, round(options.validation_fraction * count))
+        share = {"train": max(1, count - kept), "validation": kept}
     return [
         CaseTask(
             domain=domain,
             index=index,
             path=path,
             patches=share,
-            validation_fraction=fraction,
+            validation_fraction=options.validation_fraction,
             seed=options.seed,
             directory=staging,
             options=options.domains()[domain],
         )
-        for index, (path, share) in enumerate(zip(paths, shares, strict=True))
+        for index, path in enumerate(paths)
     ]
 
 
-def in_processes(function: Any, tasks: Sequence[Any], workers: int | None, label: str) -> list[Any]:
-    """[function(task) for task in tasks], in several processes, with a progress bar."""
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
-    bar = tqdm(total=len(tasks), desc=label, unit="case", disable=None, leave=False)
-    with bar, contextlib.ExitStack() as stack:
-        if workers == 1:
-            return [(function(task), bar.update())[0] for task in tasks]
-        others = set(multiprocessing.active_children())
-        pool = stack.enter_context(
-            concurrent.futures.ProcessPoolExecutor(
-                workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_die_with_parent,
-            )
-        )
-        futures = [pool.submit(function, task) for task in tasks]
-        try:
-            for future in futures:  # in order, so that the first bad case is the one reported
-                future.result()
-                bar.update()
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was killed, most likely for lack of memory; "
-                f"use fewer than --workers={workers}"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
-            raise
-        return [future.result() for future in futures]
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent is gone, also after kill -9, and quietly on Ctrl-C."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _in_splits(
+    domain: str, options: PrepareOptions, cases: Sequence[StagedCase]
+) -> list[StagedCase]:
+    """Assign the staged cases of a domain to the splits, at least one to each."""
+    if len(cases) == 1:
+        return list(cases)
+    order = np.random.default_rng([options.seed, DOMAINS.index(domain)]).permutation(len(cases))
+    kept = min(max(1, round(options.validation_fraction * len(cases))), len(cases) - 1)
+    validation = set(order[:kept].tolist())
+    return [
+        case.serving("validation" if index in validation else "train", index)
+        for index, case in enumerate(cases)
+    ]
 
 
 def _in_one_dtype(staged: Sequence[StagedCase]) -> tuple[tuple[CaseCard, ...], str]:
-    """Cards and dtype of a domain; if the dtypes differ, int16 patches become uint16, shifted."""
+    """Cards and dtype of a domain; if dtypes differ, int16 is stored as shifted uint16."""
     dtypes = {case.dtype for case in staged}
     if len(dtypes) == 1:
         return tuple(case.card for case in staged), dtypes.pop()
@@ -325,20 +294,10 @@ def _in_one_dtype(staged: Sequence[StagedCase]) -> tuple[tuple[CaseCard, ...], s
     for case in staged:
         card = case.card
         if case.dtype == "int16":
-            for part in case.staged:
-                patches = np.load(part.patches)
-                np.save(part.patches, (patches.astype(np.int32) + 32768).astype(np.uint16))
             offset = card.stored_offset - 32768 * card.stored_step
             card = dataclasses.replace(card, stored_offset=offset)
         cards.append(card)
     return tuple(cards), "uint16"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _warn_of_spacing(card: DatasetCard) -> None:
@@ -369,7 +328,14 @@ def _define_flags() -> None:
     flags.DEFINE_integer("patches_per_volume", 2000, "Patches a case.")
     flags.DEFINE_float("validation_fraction", 0.1, "Share of cases for validation, at least one.")
     flags.DEFINE_integer("seed", 0, "Of split and sampling.")
-    flags.DEFINE_integer("workers", None, "Processes; one a core by default.")
+    flags.DEFINE_enum("runner", "local", RUNNERS, "Processes of this machine, or Apache Beam.")
+    flags.DEFINE_integer("workers", None, "Local processes; one a core by default.")
+    flags.DEFINE_multi_string(
+        "beam_options",
+        [],
+        "Of Beam's pipelines, comma-separated or repeated, such as --runner=DataflowRunner. "
+        "Scans and output must lie where all workers see them under the same paths.",
+    )
     flags.DEFINE_string("series", None, "SeriesInstanceUID, for a folder with several series.")
     flags.DEFINE_enum("clinical_mask", "lung", ["lung", "none"], "Where clinical patches lie.")
     flags.DEFINE_enum("micro_mask", "specimen", ["specimen", "none"], "Where micro patches lie.")
@@ -380,6 +346,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("micro_tissue", None, "Micro value of tissue; estimated by default.")
     flags.DEFINE_boolean("micro_any_plane", False, "Sample micro in 3 planes; cubic voxels only.")
     flags.DEFINE_float("resample_um", None, "Micro pixel size to resample to; none by default.")
+    flags.DEFINE_boolean("skip_bad", False, "Leave out bad cases; the card lists them.")
     flags.DEFINE_boolean("overwrite", False, "Replace an existing dataset.")
 
 
@@ -399,6 +366,11 @@ def _options_from_flags() -> PrepareOptions:
             "clinical": tuple(values["clinical"]),
             "micro": tuple(values["micro"]),
             "output": Path(values["output"]),
+            "beam_options": tuple(
+                option
+                for given in values["beam_options"]
+                for option in re.split(",(?=--)", given)  # an option may hold commas itself
+            ),
         }
     )
 

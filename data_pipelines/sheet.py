@@ -27,7 +27,6 @@ def draw(card: DatasetCard, previews: Mapping[str, Sequence[Path]], path: Path) 
         previews: domain -> one .npz a case, as `stage_case` leaves them.
         path: of the picture.
     """
-    loaded = {name: [dict(np.load(file)) for file in previews[name]] for name in DOMAINS}
     columns = min(_CASES, max(len(files) for files in previews.values()))
     figure = Figure(figsize=(16, 9.4 + 2 * _HEIGHTS[columns]), layout="constrained")
     FigureCanvasAgg(figure)
@@ -35,9 +34,9 @@ def draw(card: DatasetCard, previews: Mapping[str, Sequence[Path]], path: Path) 
     grid = figure.subfigures(4, 1, squeeze=False, height_ratios=heights, hspace=0.03)
     parts = list(grid[:, 0])
     for part, name in zip(parts[:2], DOMAINS, strict=True):
-        _draw_slices(part, columns, name, card.domain(name).cases, loaded[name])
-    _draw_patches(parts[2], loaded)
-    _draw_histograms(parts[3], card, loaded)
+        _draw_slices(part, columns, name, card.domain(name).cases, previews[name])
+    _draw_patches(parts[2], previews)
+    _draw_histograms(parts[3], card, previews)
     figure.savefig(path, dpi=90)
 
 
@@ -46,7 +45,7 @@ def _draw_slices(
     columns: int,
     name: str,
     cases: Sequence[CaseCard],
-    previews: list[dict[str, np.ndarray]],
+    previews: Sequence[Path],
 ) -> None:
     part.suptitle(
         f"{name}: outline of the mask (red), up to {_BOXES} patches taken in this slice (yellow)",
@@ -55,8 +54,9 @@ def _draw_slices(
     shown = np.unique(np.linspace(0, len(cases) - 1, min(columns, len(cases))).round().astype(int))
     axes = part.subplots(1, columns, squeeze=False)[0]
     for ax, index in zip(axes[: len(shown)], shown, strict=True):
-        _draw_slice(ax, previews[index])
-        ax.set_title(_caption(cases[index], int(previews[index]["slice_index"])), fontsize=10)
+        preview = dict(np.load(previews[index]))
+        _draw_slice(ax, preview)
+        ax.set_title(_caption(cases[index], int(preview["slice_index"])), fontsize=10)
     for ax in axes:
         ax.set_axis_off()
 
@@ -85,21 +85,21 @@ def _draw_slice(ax: Axes, preview: dict[str, np.ndarray]) -> None:
         )
 
 
-def _draw_patches(part: SubFigure, loaded: dict[str, list[dict[str, np.ndarray]]]) -> None:
+def _draw_patches(part: SubFigure, previews: Mapping[str, Sequence[Path]]) -> None:
     part.suptitle("patches as the networks see them: black -1, white 1, in both rows", fontsize=14)
     for row, name in zip(part.subplots(len(DOMAINS), _PATCHES), DOMAINS, strict=True):
-        previews = loaded[name]
+        files = previews[name]
         for column, ax in enumerate(row):
             ax.set_axis_off()
-            patches = previews[column % len(previews)]["patches"]
-            index = column // len(previews)
+            patches = np.load(files[column % len(files)])["patches"]
+            index = column // len(files)
             if index < len(patches):
                 ax.imshow(patches[index].astype(np.float32), cmap="gray", vmin=-1, vmax=1)
         row[0].set_title(name, loc="left", fontsize=11, color=_COLOURS[name])
 
 
 def _draw_histograms(
-    part: SubFigure, card: DatasetCard, loaded: dict[str, list[dict[str, np.ndarray]]]
+    part: SubFigure, card: DatasetCard, previews: Mapping[str, Sequence[Path]]
 ) -> None:
     part.suptitle(
         "patch intensities of both domains: air and tissue should lie at the same places",
@@ -107,7 +107,7 @@ def _draw_histograms(
     )
     ax = part.subplots()
     for name in DOMAINS:
-        counts = np.array([preview["histogram"] for preview in loaded[name]], float)
+        counts = np.array([np.load(file)["histogram"] for file in previews[name]], float)
         density = counts.sum(0) / counts.sum() * counts.shape[1] / 2
         edges = np.linspace(-1, 1, counts.shape[1] + 1)
         ax.stairs(density, edges, label=_legend(name, card), color=_COLOURS[name], linewidth=1.8)

@@ -56,7 +56,8 @@ class CaseTask:
         domain: "clinical" or "micro".
         index: of the case in its domain.
         path: of the volume.
-        patches: split -> number of patches; both splits divide the case by axial slices.
+        patches: split -> number of patches; both splits divide the case by axial slices. The
+            split of a whole case is drawn later, of the cases that can be staged.
         validation_fraction: of the slices, for a case that serves both splits.
         seed: of the dataset.
         directory: where the staged files go.
@@ -98,6 +99,16 @@ class StagedCase:
     dtype: str
     staged: tuple[StagedPatches, ...]
     preview: Path
+
+    def serving(self, split: str, index: int) -> "StagedCase":
+        """The same case, which gives its patches to one split, and its index in the domain."""
+        count = sum(self.card.patches.values())
+        patches = {name: count if name == split else 0 for name in SPLITS}
+        return dataclasses.replace(
+            self,
+            card=dataclasses.replace(self.card, split=split, patches=patches),
+            staged=tuple(dataclasses.replace(p, case=index, split=split) for p in self.staged),
+        )
 
 
 def stage_case(task: CaseTask) -> StagedCase:

@@ -1,10 +1,7 @@
 import dataclasses
-import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,41 +10,20 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from small_volumes import write_clinical, write_micro
+from preparing import hashes, run, small_options, started, wait_for_pids, write_scans
+from small_volumes import write_micro
 
 from data_pipelines import dataset_card
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Geometry, Volume, axial
 from data_pipelines.phantom_dataset import prepare_phantom
-from data_pipelines.prepare import PrepareOptions, prepare
+from data_pipelines.prepare import prepare
 from data_pipelines.volumes import read_volume, write_volume
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scans")
-    for number in range(3):
-        write_clinical(folder / "clinical" / f"c{number}.nii.gz", number)
-    write_micro(folder / "micro" / "m0.mha", 10, np.uint16)
-    write_micro(folder / "micro" / "m1.mha", 11, np.int16)
-    write_micro(folder / "micro" / "m2.mha", 12, np.float32)
-    write_micro(folder / "micro" / "m3.mha", 13, np.uint8)
-    return folder
-
-
-def small_options(scans, output, **changes):
-    options = PrepareOptions(
-        clinical=(str(scans / "clinical"),),
-        micro=(str(scans / "micro"),),
-        output=output,
-        scale=4,
-        clinical_patch=6,
-        patches_per_volume=12,
-        clinical_mask="none",
-        micro_mask="none",
-        workers=1,
-    )
-    return dataclasses.replace(options, **changes)
+    return write_scans(tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +32,9 @@ def prepared(scans, tmp_path_factory):
     return output, prepare(small_options(scans, output))
 
 
-def hashes(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
 def records(directory, domain, split):
     builder = tfds.builder_from_directory(directory / "ct_patches" / domain / "1.0.0")
     return list(builder.as_dataset(split=split).as_numpy_iterator())
-
-
-def run(*flags, **options):
-    command = [sys.executable, "-m", "data_pipelines.prepare", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, **options)
 
 
 def test_each_record_is_the_patch_of_the_scan_at_its_position(scans, prepared):
@@ -196,18 +159,18 @@ def test_the_embedded_phantoms_take_the_same_way(tmp_path):
     [
         ({"clinical": ("nowhere",)}, "nowhere"),
         ({"scale": 0}, "--scale=0"),
+        ({"runner": "spark"}, "--runner=spark: give one of local, beam"),
+        ({"beam_options": ("--x",)}, "--beam_options=--x needs --runner=beam"),
         ({"validation_fraction": 1.0}, "--validation_fraction"),
         ({"micro_air": 1.0}, "--micro_tissue"),
         ({"patches_per_volume": 10**4}, "of 10000 patches of 6 x 6 pixels"),
         ({"clinical_mask": "lung"}, "no lung"),
-        ({"resample_um": 1.0}, "--resample_um=1"),
         ({"resample_um": np.inf}, "--resample_um=inf"),
         ({"micro_air": np.nan, "micro_tissue": 1.0}, "--micro_air=nan"),
         ({"micro_air": 0.0, "micro_tissue": -np.inf}, "--micro_tissue=-inf"),
         ({"micro_spacing": (1, 0, 2)}, "--micro_spacing=1,0,2: give sizes above 0 mm"),
         ({"clinical_spacing": (1, 1, np.nan)}, "--clinical_spacing=1,1,nan"),
         ({"clinical_patch": 25}, "c0.nii.gz has slices of 24 x 24 pixels, too few for clinical"),
-        ({"scale": 8}, "m0.mha has slices of 40 x 40 pixels, too few for micro patches of 48 x 48"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(scans, tmp_path, changes, words):
@@ -315,7 +278,9 @@ def test_tiff_needs_a_spacing(scans, tmp_path, domain):
     options = small_options(scans, tmp_path / "dataset", **{domain: (path,)})
     with pytest.raises(UserError) as error:
         prepare(options)
-    assert str(error.value) == f"{path} has no spacing in mm; give --{domain}-spacing=x,y,z"
+    assert str(error.value).startswith(
+        f"{path} has no spacing in mm; give --{domain}-spacing=x,y,z"
+    )
     spacing = {f"{domain}_spacing": (0.4, 0.4, 1.0)}
     (case,) = prepare(dataclasses.replace(options, **spacing)).domain(domain).cases
     assert case.spacing_mm == (0.4, 0.4, 1.0)
@@ -344,35 +309,18 @@ def test_a_stopped_run_leaves_no_dataset_no_process_and_can_be_repeated(
 ):
     output = tmp_path / "dataset"
     partial = tmp_path / ".dataset.partial"
-    script = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "from slow_case import prepare_slowly\n"
-        "if __name__ == '__main__': prepare_slowly(sys.argv[2], sys.argv[3])\n"
-    )
-    (tmp_path / "main.py").write_text(script)
-    repository = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "main.py", repository / "tests/helpers", scans, output],
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(repository)},
-    )
-    markers = partial / "staging"
-    deadline = time.monotonic() + 60
-    while len(list(markers.glob("*.pid"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    workers = [int(path.stem) for path in markers.glob("*.pid")]
+    process = started(scans, output, place="", workers=2)
+    workers = wait_for_pids(process, tmp_path, 2)
     process.send_signal(how)  # to the parent alone, as a job scheduler does
     assert process.wait(timeout=30) != 0
     assert not output.exists()
     assert partial.exists() == (how == signal.SIGKILL)
+    deadline = time.monotonic() + 60
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     prepare(small_options(scans, output))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset", "main.py"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset"]
     assert hashes(output) == hashes(prepared[0])
 
 
