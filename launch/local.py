@@ -171,9 +171,6 @@ def _environments() -> list[dict[str, str]]:
         count = f"--xla_force_host_platform_device_count={_DEVICES.value}"
         shared["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
         shared["JAX_PLATFORMS"] = "cpu"
-        # Process 0 alone would find what it has compiled before, and Gloo waits only 30 s for the
-        # others to compile it again.
-        shared["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     return [shared | {"JAX_PROCESS_ID": str(index)} for index in range(_PROCESSES.value)]
 
 
