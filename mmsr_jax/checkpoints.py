@@ -13,6 +13,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from data_pipelines.errors import UserError
 from mmsr_jax.config import Config, config_from_dict
+from mmsr_jax.fingerprint import fingerprint, text_fingerprint
 from mmsr_jax.methods import Params
 from mmsr_jax.processes import is_first, step_of_all
 from mmsr_jax.train_state import TrainState
@@ -53,6 +54,7 @@ class CheckpointMeta:
 
     config: dict[str, Any]
     dataset: dict[str, Any]  # scale, clinical window and micro anchors of the training data
+    fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)  # when saved
 
     def typed_config(self) -> Config:
         """The configuration of the run."""
@@ -158,6 +160,14 @@ class Checkpoints:
         self, step: int, state: TrainState, meta: CheckpointMeta, score: float | None
     ) -> None:
         params, rest = _split(state)
+        meta = dataclasses.replace(
+            meta,
+            fingerprints={
+                "params": int(fingerprint(params)),
+                "rest": int(fingerprint(rest)),
+                "meta": text_fingerprint([meta.config, meta.dataset]),
+            },
+        )
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -230,7 +240,11 @@ def load_meta(run: Path, which: str = "last") -> tuple[int, CheckpointMeta]:
         step = _step(manager, run, which)
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         try:
-            return step, CheckpointMeta(**manager.restore(step, args=args)["meta"])
+            meta = CheckpointMeta(**manager.restore(step, args=args)["meta"])
+            wanted = meta.fingerprints.get("meta")
+            if wanted not in (None, text_fingerprint([meta.config, meta.dataset])):
+                raise ValueError("meta: other bits than were saved")
+            return step, meta
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise UserError(_mismatch(run, step, error)) from error
 
@@ -257,9 +271,17 @@ def _split(state: TrainState) -> tuple[Params, dict[str, Any]]:
 def _restore(
     manager: ocp.CheckpointManager, step: int, path: epath.PathLike, **targets: Any
 ) -> Any:
+    """Arrays like the targets, by name, and "meta".
+
+    Raises:
+      UserError: they cannot be read, have other shapes, or are not what was saved.
+    """
     args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
     try:
-        restored = manager.restore(step, args=ocp.args.Composite(**args))
+        restored = manager.restore(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args)
+        )
+        saved = CheckpointMeta(**restored["meta"])
     except Exception as error:  # of truncated arrays Orbax says just that
         raise UserError(_mismatch(path, step, error)) from error
     for name, target in targets.items():
@@ -273,6 +295,11 @@ def _restore(
                 raise UserError(
                     _mismatch(path, step, f"{place} is {found.shape}, not {wanted.shape}")
                 )
+    found = {name: int(fingerprint(restored[name])) for name in targets}
+    found["meta"] = text_fingerprint([saved.config, saved.dataset])
+    changed = [name for name in found if saved.fingerprints.get(name, found[name]) != found[name]]
+    if changed:
+        raise UserError(_mismatch(path, step, f"{', '.join(changed)}: other bits than were saved"))
     return restored
 
 
