@@ -122,7 +122,7 @@ def collectives(program: str) -> tuple[Counter[str], int]:
     """How many of each kind a compiled program has, and the bytes that they give together."""
     counts: Counter[str] = Counter()
     exchanged, kinds = 0, "|".join(_COLLECTIVES)
-    for line in program.splitlines():
+    for line in re.sub(r"/\*.*?\*/", "", program).splitlines():  # /*index=5*/ in long tuples
         found = re.search(rf"= (\([^=]*\)|\S+) ({kinds})(-start)?\(", line)
         if found:
             counts[found[2]] += 1

@@ -7,7 +7,11 @@ On a pod or cluster every process runs this command; they train together, and on
 writes the run directory. See launch/README.md.
 """
 
+import contextlib
+import os
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -27,7 +31,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME if not
 
 def main(argv: list[str]) -> None:
     """Run the command line."""
-    with reported_in_one_line():
+    with _without_waiting_for_failed_saves(), reported_in_one_line():
         config = chosen_config(_CONFIG, argv)
         # JAX is imported here: not before the cheap checks, and not in the processes that make
         # phantoms, which import this module anew.
@@ -60,6 +64,26 @@ def main(argv: list[str]) -> None:
         print(report_run(workdir, model, dataset=dataset, phantoms=config.evaluation_phantoms))
         if output := super_resolve_held_out(workdir, model, dataset):
             print(f"super-resolved volume: {output}")
+
+
+@contextlib.contextmanager
+def _without_waiting_for_failed_saves() -> Iterator[None]:
+    """End at once: threads of a save that failed wait minutes for one another, and Python for them.
+
+    Orbax 0.12 leaves them; all that could be saved has been saved.
+    """
+    status: str | int | None = 0
+    try:
+        yield
+    except SystemExit as leaving:
+        status = leaving.code
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        sys.exit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if isinstance(status, str) else status or 0)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """What a run tells: `metrics.jsonl`, TensorBoard events, the progress bar."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from mmsr_jax.tensorboard_events import TensorboardEvents
 
 _METRICS = "metrics.jsonl"
 _IN_THE_BAR = ("generator_loss", "structure_clinical", "adversarial_micro", "correlation")
@@ -39,24 +42,37 @@ class RunLog:
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self._path)
-        self._file = self._path.open("a", buffering=1)
+        self._file, self._unwritten = self._path.open("ab", buffering=0), b""
         self._speed: dict[str, str] = {}
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._board = TensorboardEvents(workdir / "tensorboard", start_step + 1)
         self._bar = tqdm(total=steps, initial=start_step, unit="step", dynamic_ncols=True)
 
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
         """Log named values of a group, "train" or "validation"."""
-        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{group}/{name}", value, step)
+        self._unwritten += f"{json.dumps({'step': step, 'group': group, **values})}\n".encode()
+        with self._going_on():
+            self._write_lines()
+            self._board.scalars({f"{group}/{name}": value for name, value in values.items()}, step)
         if group == "train":
             shown = {name: f"{values[name]:.3f}" for name in _IN_THE_BAR if name in values}
             self._bar.set_postfix(shown | self._speed, refresh=False)
 
+    def _write_lines(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Training does not end because its log has no room."""
+        try:
+            yield
+        except OSError as error:
+            self.message(f"WARNING: the log of {self._path.parent} cannot be written ({error})")
+
     def speed(self, step: int, values: dict[str, float]) -> None:
         """Show and log what `mmsr_jax.speed` measured; never the same twice, so not in the file."""
-        for name, value in values.items():
-            self._board.add_scalar(f"speed/{name}", value, step)
+        with self._going_on():
+            self._board.scalars({f"speed/{name}": value for name, value in values.items()}, step)
         if values:
             self._speed = {
                 "pairs/s": f"{values['patch_pairs_per_second']:.3g}",
@@ -65,7 +81,8 @@ class RunLog:
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Log a uint8 (height, width) picture."""
-        self._board.add_image(name, picture, step, dataformats="HW")
+        with self._going_on():
+            self._board.image(name, picture, step)
 
     def advance(self, steps: int) -> None:
         """Some more steps are done."""
@@ -85,9 +102,11 @@ class RunLog:
 
     def close(self) -> None:
         """Flush everything to disk."""
+        with self._going_on():
+            self._write_lines()
+            self._board.close()
         self._bar.close()
         self._file.close()
-        self._board.close()
 
 
 class NoLog(RunLog):

@@ -1,90 +1,37 @@
 """A run that was stopped, however it was, ends exactly like one that never was."""
 
 import dataclasses
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import SMALL, FinishedRun, finish, run, small_config, small_demo, start
+from commands import QUICK, SMALL, FinishedRun, finish, run, small_config, small_demo, start
+from training_runs import assert_identical_runs, final_state, last_logged_step, logged, wait_until
 
 from data_pipelines.errors import UserError
 from mmsr_jax import methods
 from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, load_meta
 from mmsr_jax.inference.trained import load_model
 from mmsr_jax.mesh import data_mesh
-from mmsr_jax.train_state import TrainState, create_train_state, state_sharding
+from mmsr_jax.train_state import create_train_state, state_sharding
 
 STEPS = SMALL["steps"]
-EVALUATION = "evaluation.json"
-
-
-def logged(workdir: Path) -> list[dict]:
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def last_logged_step(workdir: Path) -> int:
-    return max((line["step"] for line in logged(workdir)), default=0)
 
 
 def saving(workdir: Path) -> bool:
     return any(workdir.glob("checkpoints/*orbax-checkpoint-tmp*"))
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def wait_a_moment() -> None:
     delay_s = random.uniform(0, 1)
     print(f"{delay_s=}")
     time.sleep(delay_s)
-
-
-def final_state(workdir: Path) -> TrainState:
-    """Everything in the newest checkpoint."""
-    step, meta = load_meta(workdir)
-    config = meta.typed_config()
-    assert step == config.steps
-    like = jax.eval_shape(partial(create_train_state, config, methods.create(config)))
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    try:
-        found = checkpoints.restore(like, state_sharding(like, data_mesh()))
-        assert found
-        assert found[0] == step
-        return found[1]
-    finally:
-        checkpoints.close()
-
-
-def assert_identical_runs(workdir: Path, expected: Path) -> None:
-    assert (workdir / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
-    state, wanted = (
-        jax.tree_util.tree_leaves_with_path(final_state(path)) for path in (workdir, expected)
-    )
-    for (where, leaf), (_, other) in zip(state, wanted, strict=True):
-        assert leaf.dtype == other.dtype
-        assert np.array_equal(leaf, other), jax.tree_util.keystr(where)
-    kept, expected_kept = (
-        {entry.name for entry in (path / "checkpoints").iterdir()} for path in (workdir, expected)
-    )
-    assert kept == expected_kept
-    assert (workdir / EVALUATION).read_bytes() == (expected / EVALUATION).read_bytes()
 
 
 def test_sigterm_saves_and_the_same_command_ends_bit_identical(
@@ -137,7 +84,6 @@ DISPATCHED = {
     "checkpoint_every": 6,
     "data__residency": "device",
 }
-QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")

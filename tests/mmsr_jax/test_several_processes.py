@@ -1,20 +1,14 @@
 """Real processes train together on this machine, as they would on a pod."""
 
-import json
 import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import FinishedRun, error_line, finish, run, small_demo, start
+from commands import QUICK, FinishedRun, error_line, finish, run, small_demo, start_several
+from training_runs import logged, wait_until
 
 from mmsr_jax.checkpoints import load_meta
 
-# Compiles in half the time.
-QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 STEPS = 8
 CHANGES = {
     "steps": STEPS,
@@ -36,36 +30,12 @@ def unit_flags(workdir: Path, dataset: Path) -> list[str]:
     return ["--config=configs/unit.py:demo", *rest]
 
 
-def started(count: int, *of_each: str, devices: int = 2) -> list[subprocess.Popen]:
-    """That many processes, with so many devices each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    return [
-        start(
-            "mmsr_jax.main",
-            *of_each,
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES=str(count),
-            JAX_PROCESS_ID=str(number),
-            XLA_FLAGS=f"{QUICK} --xla_force_host_platform_device_count={devices}",
-        )
-        for number in range(count)
-    ]
-
-
-def logged(workdir: Path) -> Iterator[tuple[int, str, dict[str, float]]]:
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-        values = json.loads(line)
-        yield values.pop("step"), values.pop("group"), values
-
-
 def assert_same_curves(workdir: Path, expected: Path) -> None:
     """To rounding, which Adam and the networks multiply by about three a step."""
-    lines, wanted = (list(logged(path)) for path in (workdir, expected))
-    assert [line[:2] for line in lines] == [line[:2] for line in wanted]
-    for (step, group, values), (_, _, others) in zip(lines, wanted, strict=True):
+    for values, others in zip(logged(workdir), logged(expected), strict=True):
+        step, group = others["step"], others["group"]
         assert values.keys() == others.keys()
+        assert (values.pop("step"), values.pop("group")) == (step, group)
         tolerance = min(1e-6 * 4**step, 0.02)
         for name, value in values.items():
             assert value == pytest.approx(others[name], rel=tolerance, abs=tolerance), (
@@ -91,7 +61,7 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_number_of_devices_does_not_change_the_run(
     count: int, alone: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    results = list(map(finish, started(count, *flags(tmp_path / "run", dataset))))
+    results = list(map(finish, start_several(count, *flags(tmp_path / "run", dataset))))
     assert [result.returncode for result in results] == [0] * count, results
     assert f"{2 * count} device(s)" in results[0].stdout
     assert f"of {count} process(es)" in results[0].stdout
@@ -104,7 +74,7 @@ def test_noise_is_that_of_the_example_not_of_the_device(dataset: Path, tmp_path:
     """SR-UNIT draws some in every step."""
     result = run("mmsr_jax.main", *unit_flags(tmp_path / "one", dataset), XLA_FLAGS=QUICK)
     assert result.returncode == 0, result.stderr
-    results = list(map(finish, started(2, *unit_flags(tmp_path / "two", dataset))))
+    results = list(map(finish, start_several(2, *unit_flags(tmp_path / "two", dataset))))
     assert [result.returncode for result in results] == [0, 0], results
     assert_same_curves(tmp_path / "two", tmp_path / "one")
 
@@ -113,12 +83,8 @@ def test_a_signal_to_one_stops_all_at_one_step_and_fewer_devices_go_on(
     alone: Path, dataset: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    processes = started(2, *flags(workdir, dataset))
-    deadline = time.monotonic() + 300
-    while not (workdir / "metrics.jsonl").exists() or not list(logged(workdir)):
-        assert time.monotonic() < deadline
-        assert [process.poll() for process in processes] == [None, None]
-        time.sleep(0.01)
+    processes = start_several(2, *flags(workdir, dataset))
+    wait_until(lambda: logged(workdir), processes[0])
     processes[1].send_signal(signal.SIGTERM)
     results = list(map(finish, processes))
     assert [result.returncode for result in results] == [143, 143], results
@@ -136,14 +102,14 @@ def test_an_error_of_one_is_reported_and_all_stop(dataset: Path, tmp_path: Path)
     """Only the first process looks at the run directory, which is another run's here."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
-    first, second = map(finish, started(2, *flags(tmp_path / "run", dataset)))
+    first, second = map(finish, start_several(2, *flags(tmp_path / "run", dataset)))
     assert [first.returncode, second.returncode] == [1, 1]
     assert "belongs to a run of another configuration" in first.stderr
     assert "error: another process has failed; see what it says" in second.stderr
 
 
 def test_a_batch_that_does_not_divide_is_one_line(dataset: Path, tmp_path: Path) -> None:
-    results = map(finish, started(2, *flags(tmp_path / "run", dataset, batch_size=6)))
+    results = map(finish, start_several(2, *flags(tmp_path / "run", dataset, batch_size=6)))
     for result in results:
         assert result.returncode == 1
         assert "batch size 6 does not divide over 4 devices" in result.stderr
