@@ -22,7 +22,7 @@ def test_figures_of_a_compiled_function() -> None:
 
 def test_collectives_are_counted_with_their_bytes() -> None:
     program = """
-      %sum.1 = (f32[8,16]{1,0:T(8,128)}, /*index=1*/bf16[4]{0:T(256)S(1)}) all-reduce(%a, %b), replica_groups={{0,1}}
+      %sum.1 = (f32[8,16]{1,0:T(8,128)}, /*index=1*/bf16[4]{0:S(1)}) all-reduce(%a, %b), x={}
       %sum.2 = f32[]{:T(128)} all-reduce-start(%c), channel_id=3
       %done = f32[] all-reduce-done(%sum.2)
       %all = u8[3,3]{1,0} all-gather(%d), dimensions={0}
