@@ -1,5 +1,6 @@
 """Checkpoints of a run: the whole train state, and enough beside it to super-resolve a scan."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -227,7 +228,8 @@ class Checkpoints:
     def close(self) -> None:
         """Finish saving, report what fails, and free the manager's threads."""
         self._settle()
-        self._manager.close()
+        with contextlib.suppress(Exception):  # that of a save that is reported
+            self._manager.close()
 
 
 def load_meta(run: Path, which: str = "last") -> tuple[int, CheckpointMeta]:
