@@ -202,6 +202,7 @@ def test_one_of_two_processes_dies(dying: int, finished: FinishedRun, tmp_path: 
     finish(processes[dying])
     step, _ = load_meta(tmp_path / "run")
     resumed = start_several(2, *flags)
-    wait_until(lambda: last_logged_step(tmp_path / "run") > step, resumed[0])
+    new = str(step + SMALL["checkpoint_every"])
+    wait_until(lambda: new in kept_checkpoints(tmp_path / "run"), resumed[0])
     resumed[1].send_signal(signal.SIGTERM)
     assert [finish(process).returncode for process in resumed] == [143, 143]
