@@ -148,7 +148,7 @@ class Config:
     batch_size: int = 1
     steps_per_dispatch: int = 1  # of the host to the device; more ask for data.residency=device
     remat: bool = False  # compute activations again in the backward pass: less memory, more time
-    pool_size: int = 50  # past fakes shown to a discriminator; 0: the newest alone
+    pool_size: int = 50  # past fakes for a discriminator, of all rows; 0: the newest alone
     log_every: int = 100
     validate_every: int = 5_000
     checkpoint_every: int = 5_000

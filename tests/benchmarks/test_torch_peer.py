@@ -352,14 +352,14 @@ def test_steps_train_as_ours(method: str) -> None:
 
 
 def test_half_of_the_fakes_are_exchanged_for_older_ones_which_leave_the_pool() -> None:
-    size, shown = 3, []
-    pool = ImagePool(size, torch.zeros(1, 1, 1, 1))
-    for first in range(0, 400, 2):
-        fakes = torch.tensor([first, first + 1.0]).reshape(2, 1, 1, 1)
+    size, rows, shown = 3, 2, []
+    pool = ImagePool(size * rows - 1, torch.zeros(rows, 1, 1, 1))
+    for first in range(0, 800, rows):
+        fakes = torch.tensor([first, first + 1.0]).reshape(rows, 1, 1, 1)
         shown += pool.exchange(fakes).flatten().tolist()
     newest = [value == index for index, value in enumerate(shown)]
-    assert all(newest[:size])
-    assert 150 < sum(newest) < 250
-    assert all(value <= index for index, value in enumerate(shown))
+    assert all(newest[: size * rows])
+    assert 300 < sum(newest) < 500
+    assert all(value <= index and value % rows == index % rows for index, value in enumerate(shown))
     times = collections.Counter(shown)
-    assert all(count <= (2 if value < size else 1) for value, count in times.items())
+    assert all(count <= (2 if value < size * rows else 1) for value, count in times.items())
