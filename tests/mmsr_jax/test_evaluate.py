@@ -111,6 +111,7 @@ def second_seed(finished: FinishedRun, path: Path, **of_config) -> Path:
     for meta_path in (other / "checkpoints").glob("*/meta/metadata"):
         meta = json.loads(meta_path.read_text())
         meta["config"].update({"seed": meta["config"]["seed"] + 1, **of_config})
+        meta["fingerprints"] = {}  # as of a state without them, which cannot see the change
         meta_path.write_text(json.dumps(meta))
     return other
 
