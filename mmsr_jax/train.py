@@ -293,9 +293,10 @@ def _only_one(workdir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if new and os.listdir(workdir) == [".lock"]:
+        if not (workdir / "config.json").exists():  # it has not become a run
             (workdir / ".lock").unlink()
-            workdir.rmdir()
+            if new and not os.listdir(workdir):
+                workdir.rmdir()
         lock.release()
 
 
