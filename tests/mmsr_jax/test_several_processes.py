@@ -57,7 +57,7 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 2])
 def test_the_number_of_devices_does_not_change_the_run(
     count: int, alone: Path, dataset: Path, tmp_path: Path
 ) -> None:
