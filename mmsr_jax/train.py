@@ -82,6 +82,11 @@ def train(
     """
     check_config(config)
     method, mesh = methods.create(config), data_mesh()
+    if config.batch_size % mesh.size:
+        raise UserError(
+            f"batch size {config.batch_size} does not divide over {mesh.size} devices; use a "
+            "multiple of the number of devices"
+        )
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as claim:
             with step_of_all():
