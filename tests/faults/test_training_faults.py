@@ -22,6 +22,7 @@ from commands import (
 )
 from training_runs import (
     assert_identical_runs,
+    assert_same_results,
     kept_checkpoints,
     last_logged_step,
     logged,
@@ -71,7 +72,7 @@ def test_a_full_disk_is_reported_and_training_goes_on(
     assert result.returncode == 0, result.stderr
     assert "could not be saved in" in result.stdout
     assert "training goes on" in result.stdout
-    assert_identical_runs(workdir, finished.workdir)
+    assert_same_results(workdir, finished.workdir)  # a checkpoint on the way may be missing
 
 
 @needs_mount
