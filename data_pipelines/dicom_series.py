@@ -66,7 +66,7 @@ def is_dicom(path: Path) -> bool:
     if path.suffix.lower() not in ("", *_DICOM_NAMES):
         return False
     try:
-        itk.image_information(path, "GDCMImageIO")
+        itk.image_information(path, itk.DICOM)
     except UserError:
         return False
     return True
@@ -115,7 +115,7 @@ def open_series(folder: Path, slices: list[DicomSlice], series: str | None) -> S
 
 def _plane(path: Path, *, as_floats: bool) -> np.ndarray:
     reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
+    reader.SetImageIO(itk.DICOM.io)
     reader.SetFileName(str(path))
     if as_floats:
         reader.SetOutputPixelType(sitk.sitkFloat32)
@@ -125,7 +125,7 @@ def _plane(path: Path, *, as_floats: bool) -> np.ndarray:
 def _dicom_slice(path: Path) -> DicomSlice | None:
     """What the header says, or None for DICOM without an image (reports, structure sets)."""
     try:
-        reader = itk.image_information(path, "GDCMImageIO")
+        reader = itk.image_information(path, itk.DICOM)
     except UserError:
         with open(path, "rb") as file:
             storage = _STORAGE_CLASS.search(file.read(1024))

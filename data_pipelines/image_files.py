@@ -26,7 +26,6 @@ _VOXEL_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *([^\r\n]*[^\r\n
 _HEADER_BYTES = 1 << 16
 _META = (".mha", ".mhd")
 _NRRD = (".nrrd", ".nhdr")
-_ONE_FILE = "1"  # nifti_type, of header and voxels in one file
 NO_SPACING = "convert it to NIfTI, MetaImage or NRRD with the size of its voxels"
 
 
@@ -53,8 +52,7 @@ def open_file(
       UserError: corrupt, truncated or unsupported file, 4-D or colour image, no spacing, or a
         full disk.
     """
-    # ITK recognises .mha and .mhd in lower case only.
-    reader = itk.image_information(path, "MetaImageIO" if extension(path, _META) else "")
+    reader = itk.image_information(path)
     _check_grey(path, reader)
     if reader.GetDimension() > 3:
         raise UserError(f"{path} is {reader.GetDimension()}-D {reader.GetSize()}; save one volume")
@@ -62,9 +60,7 @@ def open_file(
     if flat and spacing_mm is None and not extension(path, IMAGES):
         raise UserError(f"{path} is a 2-D image; give a volume of slices")
     given = None if not flat and _has_spacing(path) else _given(path, spacing_mm, remedy)
-    if reader.HasMetaDataKey("nifti_type"):
-        if reader.GetMetaData("nifti_type") != _ONE_FILE:
-            raise UserError(f"{path} is one of a pair of .hdr and .img; save it as one .nii.gz")
+    if extension(path, (".nii", ".nii.gz")):
         nifti.check(path)
     voxels = path
     if unpacked is not None and extension(path, (".nii.gz",)):

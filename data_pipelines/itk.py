@@ -5,30 +5,54 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import SimpleITK as sitk  # noqa: N813 (the name that its own documentation uses)
 
+from data_pipelines.dicom_elements import check_dicom
 from data_pipelines.errors import UserError
+from data_pipelines.file_names import extension
+from data_pipelines.image_header import check_png, check_tiff
+from data_pipelines.nifti import check_header as check_nifti
+from data_pipelines.text_header import check_meta, check_nrrd
+
+
+class Format(NamedTuple):
+    """A kind of file: the name of ITK's reader, and what checks the header before it."""
+
+    io: str
+    check: Callable[[Path], None]
+
+
+DICOM = Format("GDCMImageIO", check_dicom)
+_BY_EXTENSION = {
+    **dict.fromkeys((".nii", ".nii.gz", ".hdr", ".img"), Format("NiftiImageIO", check_nifti)),
+    **dict.fromkeys((".mha", ".mhd"), Format("MetaImageIO", check_meta)),
+    **dict.fromkeys((".nrrd", ".nhdr"), Format("NrrdImageIO", check_nrrd)),
+    **dict.fromkeys((".tif", ".tiff"), Format("TIFFImageIO", check_tiff)),
+    ".png": Format("PNGImageIO", check_png),
+}
 
 # ITK's warnings are pages long; what matters in them is checked by the readers, in one line.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
-def image_information(path: Path, io: str = "") -> Any:
-    """SimpleITK's file reader, with the header of `path` read.
+def image_information(path: Path, format: Format | None = None) -> Any:
+    """SimpleITK's file reader, with the header of `path` checked and read.
 
     Args:
       path: a file.
-      io: name of the ImageIO; empty for the one that ITK chooses.
+      format: what it is; the one that its name says by default, or DICOM.
 
     Raises:
-      UserError: the header cannot be read.
+      UserError: the header cannot be read, or the file cannot hold what it declares.
     """
+    format = format or format_of(path)
+    format.check(path)
     reader = sitk.ImageFileReader()
-    reader.SetImageIO(io)
+    reader.SetImageIO(format.io)
     reader.SetFileName(str(path))
     with native_stderr():
         try:
@@ -36,6 +60,11 @@ def image_information(path: Path, io: str = "") -> Any:
         except RuntimeError as error:
             raise _unreadable(path, error) from error
     return reader
+
+
+def format_of(path: Path) -> Format:
+    """The format that the name of a file says; DICOM where it says none."""
+    return _BY_EXTENSION.get(extension(path, tuple(_BY_EXTENSION)), DICOM)
 
 
 def execute(reader: Any, path: Path) -> sitk.Image:
@@ -57,10 +86,6 @@ def execute(reader: Any, path: Path) -> sitk.Image:
 def _unreadable(path: Path, error: Exception) -> UserError:
     """What the reader's exception means for the user."""
     cause = reason(error)
-    if "Unable to determine ImageIO" in cause:
-        return UserError(
-            f"{path} cannot be read, is it corrupt? give DICOM, NIfTI, MetaImage, NRRD, TIFF or PNG"
-        )
     if "orthonormal" in cause or "Bad direction" in cause:
         return UserError(f"{path} has a sheared direction; resample it to straight axes first")
     return UserError(f"{path} cannot be read, is it corrupt? {cause}")

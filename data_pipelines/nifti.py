@@ -1,4 +1,4 @@
-"""What ITK does not say of a NIfTI file: that it is cut off, or lacks spacing or numbers."""
+"""What ITK does not see of a NIfTI file: that it is cut off, forged, or lacks spacing or numbers."""
 
 import gzip
 import math
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.declared_size import check_size, corrupt
 from data_pipelines.errors import UserError
+from data_pipelines.file_names import extension
 
 # The fields of NIfTI-1 that are needed here; ITK reads no NIfTI-2.
 _HEADER: Any = np.dtype(
@@ -20,21 +22,56 @@ _HEADER: Any = np.dtype(
         "itemsize": 348,
     }
 )
+_SIZE_FIELD = _HEADER.itemsize.to_bytes(4, "little")
+_WITH_VOXELS = b"n+1\0"
 _FLOATS = {16: "f4", 64: "f8"}  # by datatype
+_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
+_BITS |= {128: 24, 2304: 32, 32: 64, 1792: 128}  # colours and complex numbers
 _BLOCK_BYTES = 1 << 22
+
+
+def check_header(path: Path) -> None:
+    """Check that the numbers of a NIfTI-1 header fit each other and the size of the file.
+
+    Raises:
+      UserError: they do not, there is no such header, or it has its voxels in another file.
+    """
+    if extension(path, (".hdr", ".img")):
+        raise _pair(path)
+    packed = _is_packed(path)
+    try:
+        with (gzip.open if packed else open)(path, "rb") as file:
+            start = file.read(_HEADER.itemsize)
+    except (EOFError, zlib.error, OSError) as error:
+        raise corrupt(path, str(error)) from error
+    if len(start) < _HEADER.itemsize or _SIZE_FIELD not in (start[:4], start[3::-1]):
+        raise corrupt(path, "it has no NIfTI-1 header")
+    if not start.endswith(_WITH_VOXELS):
+        raise _pair(path)
+    header, _ = _header(start)
+    dim, offset = header["dim"].tolist(), float(header["vox_offset"])
+    if not 1 <= dim[0] <= 7 or min(dim[1 : 1 + dim[0]]) < 1:
+        raise corrupt(path, f"its dimensions are {dim}")
+    if _BITS.get(int(header["datatype"])) != header["bitpix"]:
+        raise corrupt(path, f"its voxels are of type {header['datatype']}")
+    size = path.stat().st_size
+    if not 0 <= offset <= (_BLOCK_BYTES if packed else size):
+        raise corrupt(path, f"its voxels begin at {offset}")
+    declared = math.prod(dim[1 : 1 + dim[0]]) * int(header["bitpix"]) // 8
+    check_size(path, declared, size if packed else size - int(offset), compressed=packed)
 
 
 def check(path: Path) -> None:
     """Check what ITK would replace without a word: missing bytes and NaN by 0, no spacing by 1 mm.
 
     Args:
-      path: a NIfTI-1 file with header and voxels.
+      path: a file that passed `check_header`.
 
     Raises:
       UserError: truncated or corrupt file, a spacing of 0, or NaN or infinite voxels.
     """
     try:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
+        with (gzip.open if _is_packed(path) else open)(path, "rb") as file:
             header, order = _header(file.read(_HEADER.itemsize))
             spacing = tuple(abs(header["pixdim"][1 : 1 + min(3, header["dim"][0])]).tolist())
             if not all(math.isfinite(step) and step > 0 for step in spacing):
@@ -57,9 +94,17 @@ def unpack(path: Path, plain: Path) -> None:
         raise UserError(f"{plain} cannot be written: {error.strerror}; free its disk") from error
 
 
+def _pair(path: Path) -> UserError:
+    return UserError(f"{path} is one of a pair of .hdr and .img; save it as one .nii.gz")
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
 def _header(start: bytes) -> tuple[Any, str]:
     """The fields and their byte order, "<" or ">"."""
-    order = "<" if start[:4] == _HEADER.itemsize.to_bytes(4, "little") else ">"
+    order = "<" if start.startswith(_SIZE_FIELD) else ">"
     return np.frombuffer(start, _HEADER.newbyteorder(order), count=1)[0], order
 
 

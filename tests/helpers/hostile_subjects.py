@@ -64,7 +64,7 @@ def _dicom(folder: Path) -> None:
 
 
 def _dicom_compressed(folder: Path) -> None:
-    for path in write_dicom(folder, numbers((2, 7, 9))):
+    for path in write_dicom(folder, numbers((2, 8, 10))):
         dataset = pydicom.dcmread(path)
         dataset.compress(pydicom.uid.RLELossless)
         dataset.save_as(path)
