@@ -9,6 +9,7 @@ from data_pipelines.errors import UserError
 
 _LARGEST_RATIO = 1100  # of compression; deflate reaches 1032:1
 _HARMLESS_BYTES = 1 << 26
+_MOST_SLICES = 1 << 16
 
 
 def check_size(path: Path, declared: int, stored: int, *, compressed: bool) -> None:
@@ -29,6 +30,16 @@ def check_size(path: Path, declared: int, stored: int, *, compressed: bool) -> N
             f"{path} is truncated or corrupt: it declares {declared} bytes of voxels and holds "
             f"{stored}; copy it again"
         )
+
+
+def check_slices(path: Path, slices: int) -> None:
+    """Check a number of slices, each of which takes its time however small it is.
+
+    Raises:
+      UserError: no scan has as many.
+    """
+    if not 1 <= slices <= _MOST_SLICES:
+        raise UserError(f"{path} declares {slices} slices; give 1 to {_MOST_SLICES}")
 
 
 def corrupt(path: Path, what: str) -> UserError:

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from data_pipelines import itk, nifti
+from data_pipelines.declared_size import check_slices
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import IMAGES, extension, files_in
 from data_pipelines.geometry import Geometry, Triple, as_triple
@@ -56,6 +57,7 @@ def open_file(
     _check_grey(path, reader)
     if reader.GetDimension() > 3:
         raise UserError(f"{path} is {reader.GetDimension()}-D {reader.GetSize()}; save one volume")
+    check_slices(path, _pages(reader))
     flat = reader.GetDimension() == 2
     if flat and spacing_mm is None and not extension(path, IMAGES):
         raise UserError(f"{path} is a 2-D image; give a volume of slices")

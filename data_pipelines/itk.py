@@ -14,9 +14,10 @@ import SimpleITK as sitk  # noqa: N813 (the name that its own documentation uses
 from data_pipelines.dicom_elements import check_dicom
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import extension
-from data_pipelines.image_header import check_png, check_tiff
 from data_pipelines.nifti import check_header as check_nifti
+from data_pipelines.png_header import check_png
 from data_pipelines.text_header import check_meta, check_nrrd
+from data_pipelines.tiff import check_tiff
 
 
 class Format(NamedTuple):

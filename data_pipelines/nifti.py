@@ -1,4 +1,4 @@
-"""What ITK does not see of a NIfTI file: that it is cut off, forged, or lacks spacing or numbers."""
+"""What ITK does not see of a NIfTI file: that it is cut off, forged, or lacks a spacing."""
 
 import gzip
 import math

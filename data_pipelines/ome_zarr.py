@@ -1,6 +1,7 @@
 """OME-Zarr images, versions 0.4 and 0.5: level 0."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from data_pipelines.declared_size import check_size, check_slices
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Geometry, Triple, as_triple
 from data_pipelines.stored_volume import StoredVolume
@@ -22,6 +24,9 @@ _MM = {
     "centimeter": 10.0,
     "meter": 1e3,
 }
+# Some other codecs run what they read as a program.
+_CODECS = {"bytes", "transpose", "sharding_indexed", "crc32c", "shuffle", "delta"}
+_CODECS |= {"blosc", "gzip", "zlib", "zstd", "lz4", "lzma", "bz2"}
 _OURS = "mmsr_jax"  # OME-Zarr has no direction of its axes
 
 
@@ -91,6 +96,7 @@ def open_ome_zarr(path: Path, spacing_mm: Triple | None, remedy: str) -> StoredV
     metadata = [path / name for name in ("zarr.json", ".zattrs")]
     level = sorted((path / array.path).rglob("*"))
     files = [file for file in (*metadata, *level) if file.is_file()]
+    _check_sizes(path, array, sum(file.stat().st_size for file in level if file.is_file()))
     return StoredVolume(geometry, tuple(files), _planes(path, array))
 
 
@@ -139,6 +145,27 @@ def _check_array(path: Path, array: Any, axes: list[dict[str, Any]]) -> None:
             raise UserError(f"{path} has {length} entries along {name}; save one volume")
     if array.dtype.kind not in "iuf":
         raise UserError(f"{path} holds {array.dtype}; save it as numbers")
+
+
+def _check_sizes(path: Path, array: zarr.Array, stored: int) -> None:
+    unknown = _codecs_of(array.metadata.to_dict()) - _CODECS
+    if unknown:
+        raise UserError(f"{path} is packed by {', '.join(sorted(unknown))}; pack it by Blosc")
+    check_slices(path, array.shape[-3])
+    voxels = max(math.prod(array.shape), math.prod(array.shards or array.chunks))
+    check_size(path, voxels * array.dtype.itemsize, stored, compressed=True)
+
+
+def _codecs_of(metadata: dict[str, Any]) -> set[str]:
+    """Names of the codecs and filters of an array, and of those that they are made of."""
+    names = set()
+    inside = metadata.get("configuration") or metadata  # of a shard, or of the array
+    for key in ("codecs", "index_codecs", "filters", "compressor"):
+        found = inside.get(key) or ()
+        for codec in (found,) if isinstance(found, dict) else found:
+            names |= {codec.get("name", codec.get("id")).removeprefix("numcodecs.")}
+            names |= _codecs_of(codec)
+    return names
 
 
 def _geometry(

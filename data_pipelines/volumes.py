@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines import dicom_series, image_files, ome_zarr, tiled_tiff, writers
+from data_pipelines import dicom_series, image_files, ome_zarr, tiff, writers
 from data_pipelines.errors import UserError
 from data_pipelines.file_names import extension
 from data_pipelines.geometry import Geometry, Triple, Volume
@@ -82,8 +82,8 @@ def open_volume(
         volume = ome_zarr.open_ome_zarr(path, spacing_mm, remedy)
     elif path.is_dir():
         volume = image_files.open_stack(path, spacing_mm, remedy)
-    elif extension(path, (".tif", ".tiff")) and tiled_tiff.is_tiled(path):
-        volume = tiled_tiff.open_tiled_tiff(path, spacing_mm, remedy)
+    elif extension(path, (".tif", ".tiff")) and tiff.is_tiled(path):
+        volume = tiff.open_tiled_tiff(path, spacing_mm, remedy)
     else:
         volume = image_files.open_file(path, spacing_mm, remedy, unpacked=unpacked)
     _check_geometry(path, volume.geometry)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from data_pipelines.tiled_tiff import description_of
+from data_pipelines.tiff import description_of
 from data_pipelines.writers.slice_writer import VolumeSpec
 from data_pipelines.writers.staging import staged, write_at
 

@@ -1,6 +1,6 @@
 """Readers fed with mutants of real files, in a process that must survive them.
 
-    python tests/helpers/hostile_input.py --mutants=2000 --seed=1 --readers=dicom,nifti
+python tests/helpers/hostile_input.py --mutants=2000 --seed=1 --readers=dicom,nifti
 """
 
 import argparse
@@ -18,10 +18,9 @@ from random import Random
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from hostile_subjects import SUBJECTS
-from mutants import mutant
+from hostile_subjects import SUBJECTS  # noqa: E402
 
-_PATIENCE_S = 60
+_PATIENCE_S = 20
 _START_S = 300
 
 
@@ -36,13 +35,14 @@ class _Worker:
 
     def _start(self) -> None:
         paths = os.pathsep.join(sys.path[:2])
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+            env=os.environ
+            | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "TMPDIR": str(self._folder)},
         )
         answer = self._answer(_START_S)
         assert answer["outcome"] == "ready", answer
@@ -92,7 +92,7 @@ def campaign(
     original = folder / "original"
     original.mkdir(parents=True)
     subject.make(original)
-    worker = _Worker(kind, original)
+    worker = _Worker(kind, folder)
     outcomes, failures = Counter[str](), []
     try:
         for number in range(mutants):

@@ -2,17 +2,16 @@
 
     python tests/helpers/hostile_worker.py KIND FOLDER
 
-A line on standard input is a path below FOLDER; the answer is a line of JSON with "outcome": "read",
-"refused" or "failed", and the "detail". It is a failure to raise anything but a `UserError` of one
-line, to write outside of FOLDER, to start a program, to connect or to unpickle, and to take more
-memory than a small file may.
+A line on standard input is a path below FOLDER; the answer is a line of JSON with the "outcome",
+"read", "refused" or "failed", and its "detail". It is a failure to raise anything but a `UserError`
+of one line, to write outside of FOLDER, to start a program, to connect, to unpickle, and to take
+more memory than a small file may.
 """
 
 import json
 import os
 import resource
 import sys
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -31,7 +30,8 @@ class _Watch:
     """What the interpreter reports of forbidden deeds during a reading."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self.deeds = str(folder.resolve()), list[str]()
+        self._allowed = (f"{folder.resolve()}/", "/dev/")
+        self.deeds: list[str] = []
         self.on = False
         sys.addaudithook(self._see)
 
@@ -44,11 +44,10 @@ class _Watch:
             self.deeds.append(f"wrote {arguments[0]}")
 
     def _writes(self, arguments: tuple) -> bool:
-        path, mode, flags = arguments
+        path, _, flags = arguments
         if not isinstance(path, str | bytes) or not (flags or 0) & (os.O_WRONLY | os.O_RDWR):
             return False
-        allowed = (self._folder, tempfile.gettempdir(), "/dev/")
-        return not os.path.realpath(os.fsdecode(path)).startswith(allowed)
+        return not f"{os.path.realpath(os.fsdecode(path))}/".startswith(self._allowed)
 
 
 def _peak_bytes() -> int:
@@ -83,7 +82,9 @@ def _main(kind: str, folder: str) -> None:
     watch = _Watch(Path(folder))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    SUBJECTS[kind].read(SUBJECTS[kind].path(Path(folder)))  # what is imported late is imported now
+    SUBJECTS[kind].read(
+        SUBJECTS[kind].path(Path(folder, "original"))
+    )  # what is imported late is imported now
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES_BYTES + _mapped(), -1))
     print(json.dumps({"outcome": "ready", "detail": ""}), file=answers, flush=True)
     for line in sys.stdin:

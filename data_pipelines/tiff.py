@@ -1,9 +1,10 @@
-"""Tiled TIFF, of which ITK reads no more than 8 bits, and the geometry that ours describe."""
+"""TIFF: a check before ITK reads it, what ITK cannot read of it, and our own description."""
 
 import contextlib
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,43 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from data_pipelines.declared_size import check_size, corrupt
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Geometry, Triple
 from data_pipelines.stored_volume import StoredVolume
 
 _KEY = "mmsr_jax"
+_LEAST_PAGE_BYTES = 50
+_REDUCED = 1  # of NewSubfileType: a thumbnail
 
 
 def description_of(geometry: Geometry) -> dict[str, Any]:
     """What ImageDescription says, as JSON, of where a volume lies."""
     return {_KEY: dataclasses.asdict(geometry)}
+
+
+def check_tiff(path: Path) -> None:
+    """Check the sizes that the pages of a TIFF file declare.
+
+    Raises:
+      UserError: the file cannot hold as much, has pages of several sizes, or is no TIFF file.
+    """
+    size = path.stat().st_size
+    try:
+        with _complaints() as complaints, tifffile.TiffFile(path) as file:
+            pages = []
+            for page in file.pages:
+                pages.append(page.aspage())
+                if len(pages) > size // _LEAST_PAGE_BYTES:
+                    raise corrupt(path, "its pages have no end")
+            _check_pages(path, [page for page in pages if not page.subfiletype & _REDUCED], size)
+    except UserError:
+        raise
+    # What a damaged file raises depends on where the damage is.
+    except Exception as error:
+        raise corrupt(path, " ".join(str(error).split())) from error
+    if complaints:  # the library goes without the pages that it cannot read
+        raise corrupt(path, complaints[0])
 
 
 def is_tiled(path: Path) -> bool:
@@ -45,15 +73,16 @@ def open_tiled_tiff(path: Path, spacing_mm: Triple | None, remedy: str) -> Store
       UserError: a colour image, pages of several sizes, corrupt or compressed data that cannot be
         read, or no spacing.
     """
+    check_tiff(path)
     try:
         with _complaints() as complaints, tifffile.TiffFile(path) as file:
             geometry = _described(file.pages.first.description)
             array = file.asarray()
     # What a damaged file raises depends on where the damage is.
     except Exception as error:
-        raise UserError(f"{path} cannot be read, is it corrupt? {error}") from error
-    if complaints:  # the library goes without the pages that it cannot read
-        raise UserError(f"{path} cannot be read, is it corrupt? {complaints[0]}")
+        raise corrupt(path, " ".join(str(error).split())) from error
+    if complaints:
+        raise corrupt(path, complaints[0])
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3:
         raise UserError(f"{path} is no stack of grey images: {array.shape}; save one volume")
@@ -61,6 +90,23 @@ def open_tiled_tiff(path: Path, spacing_mm: Triple | None, remedy: str) -> Store
         raise UserError(f"{path} has no spacing in mm; {remedy}")
     geometry = geometry or Geometry(spacing_mm or (1.0, 1.0, 1.0))
     return StoredVolume(geometry, (path,), iter(array))
+
+
+def _check_pages(path: Path, pages: list[tifffile.TiffPage], size: int) -> None:
+    declared, compressed = 0, False
+    for page in pages:
+        if (page.shape, page.dtype) != (pages[0].shape, pages[0].dtype):
+            raise corrupt(path, f"its pages are {pages[0].shape} and {page.shape}")
+        if len(page.dataoffsets) != len(page.databytecounts):
+            raise corrupt(path, "its strips have other offsets than lengths")
+        for offset, count in zip(page.dataoffsets, page.databytecounts):
+            if not 0 <= offset <= offset + count <= size:
+                raise corrupt(path, "its strips are beyond its end")
+        declared += math.prod(page.shape) * page.bitspersample // 8
+        compressed |= page.compression != 1
+    if not pages:
+        raise corrupt(path, "it has no page")
+    check_size(path, declared, size, compressed=compressed)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,142 @@
+"""Readers and files that somebody damaged or forged; `hostile_input.py` can try more."""
+
+import gzip
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import nibabel
+import numcodecs
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from hostile_input import campaign
+from hostile_subjects import SUBJECTS
+from scan_files import numbers, refuses, write_dicom, write_images
+
+from data_pipelines.volumes import read_volume
+
+MUTANTS = 40
+
+
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_mutants_are_read_or_refused(kind: str, tmp_path: Path) -> None:
+    outcomes, failures = campaign(kind, MUTANTS, 0, tmp_path)
+    assert not failures, "\n".join(failures)
+    assert outcomes["read"]
+    assert outcomes["refused"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"DimSize = 9 7 5", b"DimSize = 90000 70000 5"),
+        (b"NDims = 3", b"NDims = 2000000000"),
+        (b"Offset = 0 0 0", b"Offset = 0"),
+        (b"BinaryData = True", b"BinaryData = False"),
+        (b"v.raw", b"%s%s%s%n.raw 1 5 1"),
+        (b"v.raw", b"v%d.raw 1 2000000000 1"),
+        (b"v.raw", b"/etc/passwd"),
+        (b"v.raw", b"../v.raw"),
+        (b"v.raw", b"v" * 5000),
+        (b"v.raw", b"LIST\n/etc/passwd"),
+    ],
+)
+def test_a_forged_metaimage(old: bytes, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "v.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(path))
+    header = path.read_bytes()
+    assert old in header
+    path.write_bytes(header.replace(old, new))
+    refuses(path, "v.mhd")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"sizes: 9 7 5", b"sizes: 90000 70000 5"),
+        (b"dimension: 3", b"dimension: 16"),
+        (b"data file: v.raw", b"data file: /etc/passwd"),
+        (b"data file: v.raw", b"data file: LIST\n/etc/passwd"),
+    ],
+)
+def test_a_forged_nrrd(old: bytes, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "v.nhdr"
+    sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(path))
+    header = path.read_bytes()
+    assert old in header
+    path.write_bytes(header.replace(old, new))
+    refuses(path, "v.nhdr")
+
+
+def test_voxels_below_the_header_are_read(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(tmp_path / "v.mhd"))
+    (tmp_path / "below").mkdir()
+    (tmp_path / "v.raw").rename(tmp_path / "below" / "v.raw")
+    header = (tmp_path / "v.mhd").read_text().replace("v.raw", "below/v.raw")
+    (tmp_path / "v.mhd").write_text(header)
+    np.testing.assert_array_equal(read_volume(tmp_path / "v.mhd").array, numbers())
+
+
+def test_a_nifti_that_declares_more_than_it_holds(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Image(numbers().T, np.eye(4)).header
+    for shape in ((20_000, 20_000, 100), (1, 1, 1, 1, 1, 1, 32_000)):
+        header.set_data_shape(shape)
+        content = header.binaryblock + bytes(4 + 10_000)
+        for name, packed in (("v.nii", content), ("v.nii.gz", gzip.compress(content))):
+            (tmp_path / name).write_bytes(packed)
+            refuses(tmp_path / name, name)
+
+
+def test_a_png_that_declares_more_than_it_holds(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    path = tmp_path / "slice_0.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    refuses(path, f"{path} is truncated or corrupt: it declares", spacing_mm=(1, 1, 1))
+
+
+def test_pages_of_a_tiff_in_a_circle(tmp_path: Path) -> None:
+    path = tmp_path / "v.tif"
+    sitk.WriteImage(sitk.GetImageFromArray(numbers((2, 8, 8), np.uint16)), str(path))
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * entries, first)
+    path.write_bytes(content)
+    refuses(path, "v.tif", spacing_mm=(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, 4_000_000_000),  # 4 GB
+        struct.pack("<HH2sHI", 0x0009, 0x1001, b"SQ", 0, 0xFFFFFFFF) * 50,  # without an end
+        struct.pack("<HH2sHIHHI", 0x0009, 0x1001, b"SQ", 0, 8, 0xFFFE, 0xE000, 3_000_000_000),
+    ],
+)
+def test_an_element_of_dicom_that_is_longer_than_the_file(element: bytes, tmp_path: Path) -> None:
+    path = write_dicom(tmp_path, numbers())[0]
+    content = path.read_bytes()
+    place = content.index(b"\x10\x00\x10\x00PN")
+    path.write_bytes(content[:place] + element + content[place:])
+    refuses(tmp_path, f"{path} cannot be read")
+
+
+def test_a_zarr_whose_codec_would_run_what_it_reads(tmp_path: Path) -> None:
+    SUBJECTS["zarr_v2"].make(tmp_path)
+    metadata = tmp_path / "scan.zarr" / "0" / ".zarray"
+    fields = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps(fields | {"filters": [numcodecs.Pickle().get_config()]}))
+    refuses(tmp_path / "scan.zarr", "is packed by pickle; pack it by Blosc")
+
+
+@pytest.mark.parametrize("shape", [[200_000, 8, 8], [4, 800_000, 800_000], [0, 8, 8]])
+def test_a_zarr_that_declares_more_than_it_holds(shape: list[int], tmp_path: Path) -> None:
+    SUBJECTS["zarr_v2"].make(tmp_path)
+    metadata = tmp_path / "scan.zarr" / "0" / ".zarray"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"shape": shape}))
+    refuses(tmp_path / "scan.zarr", "declares")
