@@ -2,11 +2,26 @@
 
 import contextlib
 import sys
+import unicodedata
 from collections.abc import Iterator
+
+# Control characters, lone surrogates, separators of lines and of paragraphs.
+_NOT_FOR_A_LINE = ("Cc", "Cs", "Zl", "Zp")
 
 
 class UserError(Exception):
-    """What a user can cause and mend: one line with the thing, its value and the remedy."""
+    """What a user can cause and mend: one line with the thing, its value and the remedy.
+
+    It quotes names and headers of files, so that control characters in it become question marks.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(printable(line))
+
+
+def printable(text: str) -> str:
+    """The text with `?` for what would begin a line or steer a terminal."""
+    return "".join("?" if unicodedata.category(c) in _NOT_FOR_A_LINE else c for c in text)
 
 
 @contextlib.contextmanager
@@ -23,4 +38,4 @@ def reported_in_one_line() -> Iterator[None]:
         if error.filename is None:
             raise
         remedy = "check the path, its permissions and its disk"
-        sys.exit(f"error: {error.filename}: {error.strerror}; {remedy}")
+        sys.exit(printable(f"error: {error.filename}: {error.strerror}; {remedy}"))
