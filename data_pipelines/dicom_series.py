@@ -27,7 +27,6 @@ class DicomSlice:
     Attributes:
       path: the file.
       series: SeriesInstanceUID.
-      description: SeriesDescription.
       size: (columns, rows, frames).
       spacing_mm: (x, y, z); z is unreliable, since ITK takes it from the slice thickness.
       pixel_id: SimpleITK's pixel type after the rescale.
@@ -38,7 +37,6 @@ class DicomSlice:
 
     path: Path
     series: str
-    description: str
     size: tuple[int, int, int]
     spacing_mm: Triple
     pixel_id: int
@@ -147,7 +145,6 @@ def _dicom_slice(path: Path) -> DicomSlice | None:
     return DicomSlice(
         path,
         text("0020|000e"),
-        text("0008|103e"),
         reader.GetSize(),
         reader.GetSpacing(),
         reader.GetPixelID(),
@@ -165,8 +162,9 @@ def _one_series(folder: Path, slices: list[DicomSlice], series: str | None) -> l
     held: dict[str, list[DicomSlice]] = {}
     for found in slices:
         held.setdefault(found.series, []).append(found)
+    # Not their descriptions, in which there are names of people.
     listing = "; ".join(
-        f"{uid} ({len(members)} images, {members[0].description or 'no description'})"
+        "{} ({} images of {} x {})".format(uid, len(members), *members[0].size[:2])
         for uid, members in held.items()
     )
     if series is not None and series not in held:

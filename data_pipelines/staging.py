@@ -176,7 +176,9 @@ def _rename(partial: Path, folder: Path) -> None:
 def _outcome(task: CaseTask) -> StagedCase | BadCase:
     bad = task.directory.with_suffix(_BAD)
     if bad.exists():
-        return BadCase(task, bad.read_text())
+        message = bad.read_text()
+        bad.unlink()  # it may hold UIDs
+        return BadCase(task, message)
     return _from_json((task.directory / _RECORD).read_text(), task)
 
 

@@ -89,13 +89,12 @@ def open_writer(
       path: the final name, which says the format.
       folder: an existing folder on the same disk, in which everything unfinished lies.
       spec: the volume.
-      source: a DICOM slice of the scan that the volume is made from; a DICOM output keeps its
-        frame of reference.
-      keep_patient: whether a DICOM output also keeps the source's patient and study.
+      source: a DICOM slice of the scan that the volume is made from.
+      keep_patient: whether a DICOM output keeps the source's patient, study and frame of reference.
       identity: file on the same disk that DICOM outputs of one study share; by default in `folder`.
 
     Raises:
-      UserError: as `check_size`.
+      UserError: as `check_size`, or the source is corrupt.
     """
     check_size(path, spec)
     kind = extension_of(path)

@@ -1,15 +1,21 @@
 """DICOM: a folder with one CT image a slice, a new series of its own."""
 
+import contextlib
 import importlib.metadata
 import io
 import json
+import re
+import warnings
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
+import pydicom.config
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
@@ -17,6 +23,10 @@ from data_pipelines.errors import UserError
 from data_pipelines.writers.slice_writer import VolumeSpec
 from data_pipelines.writers.staging import naming, staged
 
+_WITHOUT_PATIENT = {
+    "PatientIdentityRemoved": "YES",
+    "DeidentificationMethod": "Patient and study not copied",
+}
 _PATIENT_AND_STUDY = (
     "PatientName",
     "PatientID",
@@ -28,6 +38,8 @@ _PATIENT_AND_STUDY = (
     "StudyID",
     "ReferringPhysicianName",
 )
+_UIDS_TO_KEEP = ("StudyInstanceUID", "FrameOfReferenceUID")
+_PATIENT_POSITIONS = re.compile(r"(HF|FF|LF|RF|AF|PF)(P|S|DR|DL)")  # what PS3.3, C.7.3.1.1.2 allows
 LONGEST_SIDE = 65535  # Rows and Columns are 16-bit numbers
 _DESCRIPTION_BYTES = 64
 _LUNG_WINDOW = {"WindowCenter": -300, "WindowWidth": 1400}
@@ -39,9 +51,12 @@ class DicomFolder:
     Args:
       payload: the folder to make.
       spec: the volume.
-      source: a slice of the scan that the volume is made from, whose frame of reference is kept.
-      keep_patient: whether to keep its patient and study too.
+      source: a slice of the scan that the volume is made from.
+      keep_patient: whether to keep its patient, study and frame of reference.
       identity: file that the series of one study share, and that `create` makes.
+
+    Raises:
+      UserError: the source is corrupt.
     """
 
     def __init__(
@@ -54,8 +69,8 @@ class DicomFolder:
     ) -> None:
         self.payload = payload
         self._spec = spec
-        self._source = source
         self._keep_patient = keep_patient
+        self._kept = Dataset() if source is None else _kept(source, keep_patient)
         self._identity = identity
 
     def create(self) -> None:
@@ -103,19 +118,16 @@ class DicomFolder:
         ):
             for keyword, value in attributes.items():
                 setattr(common, keyword, value)
+        common.update(self._kept)
         return common
 
     def _patient_and_study(self) -> dict[str, Any]:
-        kept = self._read_source if self._keep_patient else Dataset()
-        attributes = {keyword: str(kept.get(keyword, "")) for keyword in _PATIENT_AND_STUDY}
-        attributes["StudyInstanceUID"] = kept.get("StudyInstanceUID") or self._uid("study")
-        if not self._keep_patient:
-            attributes["PatientIdentityRemoved"] = "YES"
-            attributes["DeidentificationMethod"] = "Patient and study not copied"
-        return attributes
+        """Those of nobody, which what is kept of the source replaces."""
+        attributes = dict.fromkeys(_PATIENT_AND_STUDY, "")
+        attributes["StudyInstanceUID"] = self._uid("study")
+        return attributes | ({} if self._keep_patient else _WITHOUT_PATIENT)
 
     def _series(self) -> dict[str, Any]:
-        source = self._read_source
         description = self._spec.description.replace("\\", "/")  # which parts values
         return {
             "SpecificCharacterSet": "ISO_IR 192",
@@ -124,9 +136,9 @@ class DicomFolder:
             "SeriesInstanceUID": self._uid(f"series of {self._spec.description}"),
             "SeriesNumber": None,
             "SeriesDescription": _cut(description),
-            "FrameOfReferenceUID": source.get("FrameOfReferenceUID") or self._uid("frame"),
+            "FrameOfReferenceUID": self._uid("frame"),
             "PositionReferenceIndicator": "",
-            "PatientPosition": source.get("PatientPosition", ""),
+            "PatientPosition": "",
             "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
             "DerivationDescription": description,
             "BurnedInAnnotation": "NO",
@@ -162,21 +174,47 @@ class DicomFolder:
         position.ImagePositionPatient = _decimals(geometry.physical_point((0, 0, index)))
         return position
 
-    @cached_property
-    def _read_source(self) -> Dataset:
-        if self._source is None:
-            return Dataset()
-        try:
-            with naming(self._source):
-                # Old files lack the preamble that `force` does without.
-                return pydicom.dcmread(self._source, stop_before_pixels=True, force=True)
-        except OSError:
-            raise
-        except Exception as error:  # of many kinds, by where a file is corrupt
-            raise UserError(f"{self._source} cannot be read, is it corrupt? {error}") from error
-
     def _uid(self, what: str) -> str:
         return generate_uid(entropy_srcs=[json.loads(self._identity.read_text()), what])
+
+
+def _kept(source: Path, keep_patient: bool) -> Dataset:
+    """What a series that is made from a slice takes from its header."""
+    keywords = [*_PATIENT_AND_STUDY, *_UIDS_TO_KEEP] if keep_patient else []
+    kept = Dataset()
+    try:
+        with naming(source), _quiet_pydicom():
+            # Old files lack the preamble that `force` does without.
+            header = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+            _ = header["Rows"]  # which every image has, but not what `force` makes of other files
+            for keyword in keywords:
+                if value := _text(header.get(keyword)):
+                    setattr(kept, keyword, value)
+            if _PATIENT_POSITIONS.fullmatch(position := _text(header.get("PatientPosition"))):
+                kept.PatientPosition = position
+    except OSError:
+        raise
+    except Exception:  # of many kinds, by where a file is corrupt; they quote the header
+        raise UserError(f"{source} cannot be read, is it corrupt? copy it again") from None
+    return kept
+
+
+@contextlib.contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """Without its warnings, which quote the header, and which it logs too."""
+    logger = pydicom.config.logger
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+def _text(value: Any) -> str:
+    """A value of a header, or several with what parts them."""
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
 
 
 def _equipment() -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_one_dicom_file(tmp_path: Path) -> None:
 def test_several_series(tmp_path: Path) -> None:
     write_dicom(tmp_path, numbers(), series="a")
     write_dicom(tmp_path, numbers((4, 7, 9)), series="b")
-    listing = (f"{UIDS['a']} (5 images, kernel a)", f"{UIDS['b']} (4 images, kernel b)")
+    listing = (f"{UIDS['a']} (5 images of 9 x 7)", f"{UIDS['b']} (4 images of 9 x 7)")
     refuses(tmp_path, "2 DICOM series", "--series", *listing)
     refuses(tmp_path, "no series 1.2.3", "--series", *listing, series="1.2.3")
     assert_same(read_volume(tmp_path, series=UIDS["b"]), Volume(numbers((4, 7, 9)), OBLIQUE))

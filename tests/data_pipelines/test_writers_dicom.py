@@ -98,9 +98,11 @@ def test_two_outputs_are_two_series(tmp_path: Path) -> None:
         assert one[keyword].value != other[keyword].value
 
 
-def test_a_source_gives_its_frame_of_reference_and_no_patient(tmp_path: Path, source: Path) -> None:
+def test_a_source_gives_the_position_on_the_table_and_no_patient(
+    tmp_path: Path, source: Path
+) -> None:
     (image,) = written(tmp_path / "work", numbers((1, 4, 5)), source=source)
-    assert image.FrameOfReferenceUID == FRAME
+    assert image.FrameOfReferenceUID not in ("", FRAME)
     assert image.PatientPosition == "FFP"
     assert image.PatientIdentityRemoved == "YES"
     assert image.StudyInstanceUID != STUDY
@@ -112,8 +114,21 @@ def test_a_source_gives_its_frame_of_reference_and_no_patient(tmp_path: Path, so
 def test_patient_and_study_are_kept_when_asked(tmp_path: Path, source: Path) -> None:
     (image,) = written(tmp_path / "work", numbers((1, 4, 5)), source=source, keep_patient=True)
     assert {keyword: str(image[keyword].value) for keyword in PERSONAL} == PERSONAL
-    assert image.StudyInstanceUID == STUDY
+    assert (image.StudyInstanceUID, image.FrameOfReferenceUID) == (STUDY, FRAME)
     assert "PatientIdentityRemoved" not in image
+
+
+def test_what_a_source_lacks_is_empty_or_new(tmp_path: Path, source: Path) -> None:
+    image = pydicom.dcmread(source)
+    for keyword in ("PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "PatientPosition"):
+        del image[keyword]
+    image.PatientID = ["47", "11"]
+    image.save_as(source)
+    (image,) = written(tmp_path / "work", numbers((1, 4, 5)), source=source, keep_patient=True)
+    assert (image.PatientName, image.PatientPosition) == ("", "")
+    assert image.PatientID == ["47", "11"]
+    assert image.StudyInstanceUID != image.FrameOfReferenceUID
+    assert image.StudyDate == PERSONAL["StudyDate"]
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.uint8])
