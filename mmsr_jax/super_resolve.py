@@ -45,7 +45,9 @@ _OUTPUT = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing outputs.")
 _KEEP_PATIENT = flags.DEFINE_bool(
-    "keep_patient", False, "A DICOM series keeps the scan's patient and study."
+    "keep_patient",
+    False,
+    "A DICOM series keeps the scan's patient, study and frame of reference.",
 )
 _REGION = flags.DEFINE_string(
     "region", "", "Super-resolve only there: 'lung', or a mask file on the scan's grid."

@@ -28,7 +28,7 @@ class Options:
       consistency: "project" makes the output's block means those of the scan.
       self_ensemble: mean over the eight turned and mirrored slices.
       device_memory_gb: what may be used of a device's memory; by default most of it.
-      keep_patient: a DICOM output keeps the patient and the study of a DICOM scan.
+      keep_patient: a DICOM output keeps patient, study and frame of reference of a DICOM scan.
     """
 
     scan: Path

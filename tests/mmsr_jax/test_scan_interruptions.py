@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from models import REPEATING, SCALE, WINDOW_HU, model_of
+from planted import Planted, leaks
 from scan_files import OBLIQUE
 from scans import FORMATS, child, names, negative, noise, repeated, super_resolve
 
@@ -64,6 +66,28 @@ def test_a_stopped_run_is_continued(
     assert report["consistency"]["pixels"] > 0
     np.testing.assert_array_equal(fine, expected)
     assert f".unfinished-{output.name}" not in names(output.parent)
+
+
+@pytest.mark.parametrize("keep_patient", [False, True])
+def test_a_continued_series_is_of_one_patient(
+    keep_patient: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = Planted(1)
+    series.write(tmp_path / "scan", noise().clip(-1000, -1))
+    output = tmp_path / "out" / "fine"
+    with monkeypatch.context() as patch:
+        stopping_after(2, raise_stop, patch)
+        with pytest.raises(Stop):
+            super_resolve(tmp_path / "scan", output, keep_patient=keep_patient)
+    unfinished = {Path(place).suffix for place, _ in leaks(output.parent, series)}
+    assert unfinished == ({".dcm"} if keep_patient else set())
+    _, report = super_resolve(tmp_path / "scan", output, keep_patient=keep_patient)
+    assert report["slices_of_an_earlier_run"] == 2
+    images = [pydicom.dcmread(path) for path in output.parent.rglob("*.dcm")]
+    assert len(images) == 8  # with the disagreement
+    for keyword in ("PatientName", "StudyInstanceUID", "FrameOfReferenceUID"):
+        (value,) = {str(image[keyword].value) for image in images}
+        assert (value == series[keyword]) == keep_patient
 
 
 def test_other_settings_begin_anew(
