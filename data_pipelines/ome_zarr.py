@@ -163,7 +163,7 @@ def _codecs_of(metadata: dict[str, Any]) -> set[str]:
     for key in ("codecs", "index_codecs", "filters", "compressor"):
         found = inside.get(key) or ()
         for codec in (found,) if isinstance(found, dict) else found:
-            names |= {codec.get("name", codec.get("id")).removeprefix("numcodecs.")}
+            names |= {str(codec.get("name", codec.get("id"))).removeprefix("numcodecs.")}
             names |= _codecs_of(codec)
     return names
 

@@ -17,8 +17,10 @@ _CHANNELS = "ElementNumberOfChannels"
 _META_BYTES = {"MET_CHAR": 1, "MET_SHORT": 2, "MET_INT": 4, "MET_LONG": 4, "MET_LONG_LONG": 8}
 _META_BYTES |= {name.replace("MET_", "MET_U"): size for name, size in _META_BYTES.items()}
 _META_BYTES |= {"MET_FLOAT": 4, "MET_DOUBLE": 8}
-_META_VECTORS = ("Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing")
-_META_VECTORS += ("ElementSize",)
+_META_VECTORS = (
+    *("Offset", "Position", "Origin", "CenterOfRotation"),
+    *("ElementSpacing", "ElementSize"),
+)
 _META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 _NRRD_TYPE = re.compile(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -110,28 +111,47 @@ def test_pages_of_a_tiff_in_a_circle(tmp_path: Path) -> None:
     refuses(path, "v.tif", spacing_mm=(1, 1, 1))
 
 
+ITEM = (0xFFFE, 0xE000)
+
+
 @pytest.mark.parametrize(
     "element",
     [
-        struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, 4_000_000_000),  # 4 GB
-        struct.pack("<HH2sHI", 0x0009, 0x1001, b"SQ", 0, 0xFFFFFFFF) * 50,  # without an end
-        struct.pack("<HH2sHIHHI", 0x0009, 0x1001, b"SQ", 0, 8, 0xFFFE, 0xE000, 3_000_000_000),
+        struct.pack("<HHI", 0x0009, 0x1001, 4_000_000_000),
+        struct.pack("<HHIHHI", 0x0009, 0x1001, 0xFFFFFFFF, *ITEM, 3_000_000_000),
+        struct.pack("<HHIHHI", 0x0009, 0x1001, 0xFFFFFFFF, *ITEM, 0xFFFFFFFF) * 50,
     ],
 )
 def test_an_element_of_dicom_that_is_longer_than_the_file(element: bytes, tmp_path: Path) -> None:
     path = write_dicom(tmp_path, numbers())[0]
     content = path.read_bytes()
-    place = content.index(b"\x10\x00\x10\x00PN")
+    place = content.index(b"\x10\x00\x10\x00")
     path.write_bytes(content[:place] + element + content[place:])
     refuses(tmp_path, f"{path} cannot be read")
 
 
-def test_a_zarr_whose_codec_would_run_what_it_reads(tmp_path: Path) -> None:
+class WritesAFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("codec", [numcodecs.Pickle(), numcodecs.PackBits()])
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+def test_a_zarr_of_a_codec_that_is_not_known(
+    codec: numcodecs.abc.Codec, place: str, tmp_path: Path
+) -> None:
     SUBJECTS["zarr_v2"].make(tmp_path)
     metadata = tmp_path / "scan.zarr" / "0" / ".zarray"
-    fields = json.loads(metadata.read_text())
-    metadata.write_text(json.dumps(fields | {"filters": [numcodecs.Pickle().get_config()]}))
-    refuses(tmp_path / "scan.zarr", "is packed by pickle; pack it by Blosc")
+    fields = json.loads(metadata.read_text()) | {"filters": None, "compressor": None}
+    fields[place] = [codec.get_config()] if place == "filters" else codec.get_config()
+    metadata.write_text(json.dumps(fields))
+    for chunk in metadata.parent.glob("[0-9]*"):
+        chunk.write_bytes(pickle.dumps(WritesAFile(tmp_path / "written")))
+    refuses(tmp_path / "scan.zarr", codec.codec_id)
+    assert not (tmp_path / "written").exists()
 
 
 @pytest.mark.parametrize("shape", [[200_000, 8, 8], [4, 800_000, 800_000], [0, 8, 8]])

@@ -94,4 +94,4 @@ def refuses(path: Path, *parts: str, **options: Any) -> None:
     message = str(caught.value)
     assert "\n" not in message
     for part in parts:
-        assert part in message
+        assert part in message, message
