@@ -11,7 +11,7 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 import zarr
-from mutants import mutant
+from mutants import mutant, png_mutant
 from scan_files import OBLIQUE, numbers, write_dicom, write_images
 
 from data_pipelines.geometry import Volume
@@ -137,7 +137,7 @@ SUBJECTS = {
     "tiff_tiled": Subject(_tiff(tile=(16, 16)), _read_with_spacing, "scan.tif"),
     "tiff_deflated": Subject(_tiff_deflated, _read_with_spacing, "scan.tif"),
     "tiff_ours": _written("scan.tiff"),
-    "png": Subject(lambda folder: write_images(folder, 3), _read_with_spacing),
+    "png": Subject(lambda folder: write_images(folder, 3), _read_with_spacing, mutant=png_mutant),
     "zarr": Subject(
         lambda folder: write_volume(Volume(numbers(), OBLIQUE), folder / "scan.ome.zarr"),
         _read,
@@ -145,3 +145,28 @@ SUBJECTS = {
     ),
     "zarr_v2": Subject(_zarr_v2, _read, "scan.zarr"),
 }
+
+# Scans of patients and specimens, where they are.
+_SCANS = Path(__file__).parents[3] / "shared" / "data"
+_REAL = {
+    "real_dicom": "clinical/lung_pet_ct_dx_a0002_dicom/1-1[0-2].dcm",
+    "real_nifti": "clinical/totalsegmentator_crop_b.nii.gz",
+    "real_tiff": "micro/qim3d_bone.tif",
+    "real_png": "micro/lung_microct_texture_1.png",
+}
+
+
+def _real(pattern: str) -> Subject:
+    files = sorted(_SCANS.glob(pattern))
+
+    def make(folder: Path) -> None:
+        for file in files:
+            (folder / file.name).write_bytes(file.read_bytes())  # not their permissions
+
+    name = files[0].name if len(files) == 1 else ""
+    read = _read_with_spacing if pattern.startswith("micro") else _read
+    return Subject(make, read, name, mutant=png_mutant if name.endswith(".png") else mutant)
+
+
+if _SCANS.is_dir():
+    SUBJECTS |= {kind: _real(pattern) for kind, pattern in _REAL.items()}

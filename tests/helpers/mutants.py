@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -119,6 +120,18 @@ def _other_value(value: Any, random: Random) -> Any:
     else:
         copy[child] = _other_value(value[child], random)
     return copy
+
+
+def png_mutant(content: bytes, random: Random) -> bytes:
+    """A mutant whose chunks have the checksums that their reader wants, more often than not."""
+    changed = bytearray(mutant(content, random))
+    place = 8
+    while random.random() < 0.9 and place + 12 <= len(changed):
+        (length,) = struct.unpack_from(">I", changed, place)
+        end = place + 8 + length
+        changed[end : end + 4] = struct.pack(">I", zlib.crc32(changed[place + 4 : end]))
+        place = end + 4
+    return bytes(changed)
 
 
 def tfrecord(payload: bytes) -> bytes:
