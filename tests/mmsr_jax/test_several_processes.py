@@ -1,15 +1,16 @@
 """Real processes train together on this machine, as they would on a pod."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from commands import QUICK, FinishedRun, error_line, finish, run, small_demo, start_several
-from training_runs import logged, wait_until
+from training_runs import kept_checkpoints, logged, wait_until
 
 from mmsr_jax.checkpoints import load_meta
 
-STEPS = 8
+STEPS = 16
 CHANGES = {
     "steps": STEPS,
     "batch_size": 8,
@@ -57,7 +58,7 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_number_of_devices_does_not_change_the_run(
     count: int, alone: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +93,28 @@ def test_a_signal_to_one_stops_all_at_one_step_and_fewer_devices_go_on(
     assert 0 < step < STEPS
     for result in results:
         assert f"stopped at step {step}; the same command resumes there" in result.stderr
+    resumed = run("mmsr_jax.main", *flags(workdir, dataset), XLA_FLAGS=QUICK)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming at step {step} of {STEPS}" in resumed.stdout
+    assert_same_curves(workdir, alone)
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_one_of_two_dies_and_the_other_goes_on_alone(
+    dying: int, alone: Path, dataset: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    processes = start_several(2, *flags(workdir, dataset))
+    wait_until(lambda: kept_checkpoints(workdir), processes[0])
+    processes[dying].kill()
+    killed = time.monotonic()
+    other = finish(processes[1 - dying], timeout_s=90)
+    assert time.monotonic() - killed < 60
+    assert other.returncode not in (0, 143)
+    assert "another task died" in other.stderr or "tasks have crashed" in other.stderr
+    finish(processes[dying])
+    step, _ = load_meta(workdir)
+    assert 0 < step < STEPS
     resumed = run("mmsr_jax.main", *flags(workdir, dataset), XLA_FLAGS=QUICK)
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming at step {step} of {STEPS}" in resumed.stdout
