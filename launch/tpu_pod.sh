@@ -75,7 +75,7 @@ install() {
       --worker=all &&
     on_workers all "mkdir -p mmsr-jax && tar -xzf mmsr-jax.tar.gz -C mmsr-jax && cd mmsr-jax &&
 python3 -m pip install --user --quiet uv && python3 -m uv venv --quiet --allow-existing --python 3.11 &&
-python3 -m uv pip install --quiet -e '.[tpu]' -c constraints.txt &&
+python3 -m uv pip install --quiet -e '.[tpu,buckets]' -c constraints.txt &&
 gcloud storage rsync --recursive $bucket/dataset dataset"
 }
 

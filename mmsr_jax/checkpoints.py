@@ -13,6 +13,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from data_pipelines.errors import UserError
+from mmsr_jax.buckets import place_of_checkpoints, usable_bucket
 from mmsr_jax.config import Config, config_from_dict
 from mmsr_jax.fingerprint import fingerprint, text_fingerprint
 from mmsr_jax.methods import Params
@@ -24,6 +25,7 @@ _ELSEWHERE = (
     "checkpoints.location"  # the file that says where they are, if not in the run directory
 )
 _DELAYS_S = (0, 2, 8)  # before the attempts to save
+_PATIENCE_S = 120  # with an attempt; a bucket's clients try again for a quarter of an hour
 
 
 def directory_of(workdir: Path) -> str:
@@ -73,12 +75,13 @@ class Checkpoints:
         """Open or make them, with `report` to tell the user of failures.
 
         Args:
-          directory: local, or of a bucket (gs://, s3://).
+          directory: local, or of a bucket (gs://).
           report: takes one line.
+
+        Raises:
+          UserError: a bucket that cannot be used; see `mmsr_jax.buckets`.
         """
-        self.directory, self._report = epath.Path(directory), report
-        if "://" not in str(directory):
-            self.directory = epath.Path(Path(directory).absolute())
+        self.directory, self._report = place_of_checkpoints(directory), report
         self._failure: str | None = None  # of the last save
 
         def score(metrics: dict[str, float]) -> float:
@@ -91,17 +94,18 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                best_fn=score,  # without it the metrics are not written
-                best_mode="min",
-                create=True,
-                cleanup_tmp_directories=True,  # of a save that was killed
-            ),
-            item_names=("params", "rest", "meta"),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            best_fn=score,  # without it the metrics are not written
+            best_mode="min",
+            create=True,
+            cleanup_tmp_directories=True,  # of a save that was killed
+            async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE_S),
         )
+        with usable_bucket(self.directory):
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_names=("params", "rest", "meta")
+            )
 
     def save(
         self,
@@ -317,14 +321,15 @@ def _one_line(reason: object) -> str:
 
 
 def _reader(run: Path) -> ocp.CheckpointManager:
-    path = epath.Path(directory_of(run))
-    if not path.is_dir():
-        raise UserError(f"{run} is no run directory: it has no {_DIRECTORY} folder")
-    return ocp.CheckpointManager(
-        path if "://" in str(path) else epath.Path(Path(path).absolute()),
-        options=ocp.CheckpointManagerOptions(read_only=True),
-        item_names=("params", "rest", "meta"),
-    )
+    path = place_of_checkpoints(directory_of(run))
+    with usable_bucket(path):
+        if not path.is_dir():
+            raise UserError(f"{run} is no run directory: it has no {_DIRECTORY} folder")
+        return ocp.CheckpointManager(
+            path,
+            options=ocp.CheckpointManagerOptions(read_only=True),
+            item_names=("params", "rest", "meta"),
+        )
 
 
 def _step(manager: ocp.CheckpointManager, run: Path, which: str) -> int:

@@ -21,7 +21,9 @@ from mmsr_jax.config_flag import chosen_config, define_config, parse_flags
 
 _CONFIG = define_config()
 _CHECKPOINTS = flags.DEFINE_string(
-    "checkpoints", None, "Place of the checkpoints, as gs://BUCKET/NAME; WORKDIR/checkpoints."
+    "checkpoints",
+    None,
+    "Place of the checkpoints, as gs://BUCKET/NAME; WORKDIR/checkpoints if not given.",
 )
 _PROFILE = flags.DEFINE_boolean(
     "profile", False, "Trace a few steps into WORKDIR/profile, for TensorBoard or Perfetto."

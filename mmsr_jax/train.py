@@ -27,6 +27,7 @@ from data_pipelines.patches import validation_patches
 from data_pipelines.phantom_dataset import prepare_phantom
 from data_pipelines.resident import load_resident
 from mmsr_jax import methods
+from mmsr_jax.buckets import place_of_checkpoints
 from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, directory_of, keep_elsewhere
 from mmsr_jax.config import Config, check_config, config_from_dict, differing_fields
 from mmsr_jax.mesh import data_mesh, replicated, split_batch
@@ -77,10 +78,13 @@ def train(
 
     Raises:
       data_pipelines.errors.UserError: bad configuration or dataset, a run directory of another
-        configuration or in use, a non-finite loss, a last checkpoint that cannot be saved.
+        configuration or in use, a bucket that cannot be used, a non-finite loss, a last checkpoint
+        that cannot be saved.
       Interrupted: SIGTERM or SIGINT came, to any process; the state is saved.
     """
     check_config(config)
+    if checkpoints_in:
+        place_of_checkpoints(checkpoints_in)
     method, mesh = methods.create(config), data_mesh()
     if config.batch_size % mesh.size:
         raise UserError(

@@ -173,7 +173,7 @@ def test_watch_trains_to_the_end_through_a_preemption(cloud: Path, how: str) -> 
     places = "--workdir=runs/lungs --checkpoints=gs://scans/runs/lungs/checkpoints"
     attempts = (run / "train.log").read_text().splitlines()
     assert attempts == [f"-m mmsr_jax.main {flags} {places}"] * 3  # of the second slice
-    assert "-m uv pip install --quiet -e .[tpu] -c" in (cloud / "python3").read_text()
+    assert "-m uv pip install --quiet -e .[tpu,buckets] -c" in (cloud / "python3").read_text()
 
 
 def test_watch_gives_up_after_failures_and_leaves_nothing_to_pay(cloud: Path) -> None:
