@@ -324,6 +324,8 @@ def _reader(run: Path) -> ocp.CheckpointManager:
     path = place_of_checkpoints(directory_of(run))
     with usable_bucket(path):
         if not path.is_dir():
+            if "://" in str(path):  # gcsfs does not tell these apart
+                raise UserError(f"{run}: its checkpoints in {path} are gone or out of reach")
             raise UserError(f"{run} is no run directory: it has no {_DIRECTORY} folder")
         return ocp.CheckpointManager(
             path,
