@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from data_pipelines.dataset_card import DOMAINS, DomainCard
 from data_pipelines.errors import UserError
 from data_pipelines.patches import check_batch_size, gain_and_bias, normalise, turn
 from data_pipelines.quiet_tensorflow import tf
-from data_pipelines.records import INTERLEAVED_SHARDS, shards
+from data_pipelines.records import INTERLEAVED_SHARDS, check_cases, check_lengths
 
 # The shuffle buffers of a domain together. The writer has hashed all records into random order.
 _SHUFFLE_BYTES = 128 * 2**20
@@ -124,7 +125,12 @@ class DomainReader:
         """Endless `rows` of the training batches: stored (n, p, p, 1) and case index (n,)."""
         epoch, offset = divmod(start_step, self._batches_an_epoch(batch_size))
         while True:
-            yield from self._as_numpy(self._epoch(epoch, offset, batch_size, rows))
+            missing = self._batches_an_epoch(batch_size) - offset
+            for batch in self._as_numpy(self._epoch(epoch, offset, batch_size, rows)):
+                missing -= 1
+                yield batch
+            if missing:
+                raise self._damaged(f"those of {missing} batches are missing")
             epoch, offset = epoch + 1, 0
 
     def turns(self, step: int, batch_size: int) -> np.ndarray:
@@ -134,7 +140,7 @@ class DomainReader:
         return turns.reshape(-1, 1, 1, 1)
 
     def _paths(self) -> list[str]:
-        return list(map(str, shards(self.directory, self.domain, "train")))
+        return [str(self.directory / name) for name in self.domain.shards_of("train")]
 
     def _groups(self, batch_size: int) -> int:
         """Number of equal groups of rows that read equally many shards."""
@@ -180,13 +186,12 @@ class DomainReader:
         _hide_accelerators()
         opened = min(INTERLEAVED_SHARDS, len(paths))
         records = tf.data.Dataset.from_tensor_slices(paths).interleave(
-            tf.data.TFRecordDataset,
+            lambda path: tf.data.TFRecordDataset(tf.numpy_function(_checked, [path], tf.string)),
             cycle_length=opened,
             num_parallel_calls=min(2, opened),
             deterministic=True,
         )
-        record_bytes = self.domain.patch_px**2 * np.dtype(self.domain.dtype).itemsize
-        buffer = max(_LEAST_SHUFFLED, _SHUFFLE_BYTES // groups // record_bytes)
+        buffer = max(_LEAST_SHUFFLED, _SHUFFLE_BYTES // groups // self.domain.patch_bytes())
         records = records.shuffle(
             min(self.domain.patches("train"), buffer), seed=seed, reshuffle_each_iteration=False
         )
@@ -212,15 +217,27 @@ class DomainReader:
         while True:
             try:
                 batch = next(iterator)
+                check_cases(self.domain, batch[1])
             except StopIteration:
                 return
             except tf.errors.OpError as error:
                 reason = error.message.splitlines()[0].rpartition("}} ")[2]
-                raise UserError(
-                    f"{self.directory} has a damaged {self.name} record ({reason}); "
-                    "prepare the dataset again"
-                ) from error
+                raise self._damaged(reason.rpartition("ValueError: ")[2]) from error
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
             yield batch
+
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.directory} has a damaged {self.name} record ({reason}); "
+            "prepare the dataset again"
+        )
+
+
+def _checked(path: bytes) -> bytes:
+    """A shard that TensorFlow can open: of lengths beyond the file it dies."""
+    check_lengths(Path(os.fsdecode(path)))
+    return path
 
 
 @functools.cache

@@ -6,15 +6,24 @@ import importlib.metadata
 import json
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
+import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.file_names import lies_inside
+from data_pipelines.typed_json import from_json, typed
 
 CARD_NAME = "dataset_card.json"
 FORMAT_VERSION = 1
 DOMAINS = ("clinical", "micro")
 SPLITS = ("train", "validation")
 _PACKAGES = ("mmsr-jax", "numpy", "SimpleITK", "tensorflow-datasets")
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Size = Annotated[int, msgspec.Meta(ge=1)]
+Step = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +48,19 @@ class CaseCard:
     """
 
     name: str
-    shape_px: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    split: str
-    validation_from_slice: int | None
+    shape_px: tuple[Size, Size, Size]
+    spacing_mm: tuple[Step, Step, Step]
+    split: Annotated[str, msgspec.Meta(pattern="^(train|validation|both)$")]
+    validation_from_slice: Count | None
     air: float
     tissue: float
     tissue_level: float
     anchor_method: str
     stored_offset: float
     stored_step: float
-    patches: dict[str, int]
-    valid_positions: int
-    rejected: dict[str, int]
+    patches: dict[str, Count]
+    valid_positions: Count
+    rejected: dict[str, Count]
 
     def normalisation(self) -> tuple[float, float]:
         """(gain, bias) with normalised = clip(gain * stored + bias, -1, 1)."""
@@ -70,14 +79,22 @@ class DomainCard:
         shards: record file, relative to the dataset -> size in bytes.
     """
 
-    patch_px: int
-    dtype: str
-    cases: tuple[CaseCard, ...]
-    shards: dict[str, int]
+    patch_px: Size
+    dtype: Annotated[str, msgspec.Meta(pattern="^u?int16$")]
+    cases: Annotated[tuple[CaseCard, ...], msgspec.Meta(min_length=1)]
+    shards: dict[str, Count]
 
     def patches(self, split: str) -> int:
         """Number of patches of "train" or "validation"."""
         return sum(case.patches[split] for case in self.cases)
+
+    def patch_bytes(self) -> int:
+        """Of one patch as stored."""
+        return self.patch_px**2 * np.dtype(self.dtype).itemsize
+
+    def shards_of(self, split: str) -> list[str]:
+        """Record files of "train" or "validation", relative to the dataset, in order."""
+        return [name for name in sorted(self.shards) if f"-{split}." in Path(name).name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +115,7 @@ class SkippedCase:
         reason: what is wrong with it.
     """
 
-    domain: str
+    domain: Annotated[str, msgspec.Meta(pattern="^(clinical|micro)$")]
     name: str
     reason: str
 
@@ -119,7 +136,7 @@ class DatasetCard:
         format_version: of this card and of the records.
     """
 
-    scale: int
+    scale: Size
     window_hu: tuple[float, float]
     seed: int
     clinical: DomainCard
@@ -153,8 +170,8 @@ def load(directory: str | Path) -> DatasetCard:
             "make one with python -m data_pipelines.prepare"
         )
     try:
-        card = _from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        card = _from_json(path.read_bytes())
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); prepare the dataset again") from error
     for domain in (card.clinical, card.micro):
         for name, size in domain.shards.items():
@@ -170,31 +187,42 @@ def _check_shard(path: Path, size: int) -> None:
         raise UserError(f"{path} has {found} bytes instead of {size}; prepare the dataset again")
 
 
-def _from_json(data: dict[str, Any]) -> DatasetCard:
-    if data["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format {data['format_version']}, this program reads {FORMAT_VERSION}")
-    low, high = data["window_hu"]
-    return DatasetCard(
-        **data
-        | {
-            "window_hu": (low, high),
-            "clinical": _domain_from_json(data["clinical"]),
-            "micro": _domain_from_json(data["micro"]),
-            "held_out": tuple(HeldOutScan(**scan) for scan in data["held_out"]),
-            "skipped": tuple(SkippedCase(**case) for case in data.get("skipped", ())),
-        }
-    )
+def _from_json(text: bytes) -> DatasetCard:
+    values = from_json(text)
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"format {version!r}, this program reads {FORMAT_VERSION}")
+    card = typed(values, DatasetCard)
+    low, high = card.window_hu
+    if low >= high:
+        raise ValueError(f"a window from {low} to {high} HU")
+    paths = [path for scan in card.held_out for path in (scan.clinical, scan.micro)]
+    for name in (*card.clinical.shards, *card.micro.shards, *paths):
+        if not lies_inside(name):
+            raise ValueError(f"{name!r} is no file of the dataset")
+    for domain in (card.clinical, card.micro):
+        _check_domain(domain)
+    return card
 
 
-def _domain_from_json(data: dict[str, Any]) -> DomainCard:
-    cases = tuple(case_from_json(case) for case in data["cases"])
-    return DomainCard(**data | {"cases": cases, "shards": dict(data["shards"].items())})
+def _check_domain(domain: DomainCard) -> None:
+    """Check what is computed from the numbers of a domain."""
+    for case in domain.cases:
+        if set(case.patches) != set(SPLITS):
+            raise ValueError(f"patches of {', '.join(case.patches) or 'no split'}")
+        if case.air == case.tissue or not all(map(_is_float32, case.normalisation())):
+            raise ValueError(f"anchors of {case.air} and {case.tissue}")
+    for split in SPLITS:
+        stored = sum(domain.shards[name] for name in domain.shards_of(split))
+        if domain.patches(split) * domain.patch_bytes() > stored:
+            raise ValueError(
+                f"{domain.patches(split)} {split} patches of {domain.patch_px} px cannot be in "
+                f"records of {stored} bytes"
+            )
 
 
-def case_from_json(data: dict[str, Any]) -> CaseCard:
-    """A case's card from what `json` reads of it."""
-    triples = {name: tuple(data[name]) for name in ("shape_px", "spacing_mm")}
-    return CaseCard(**data | triples)
+def _is_float32(value: float) -> bool:
+    return abs(value) <= float(np.finfo(np.float32).max)  # not so of NaN
 
 
 @functools.cache

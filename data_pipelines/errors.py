@@ -2,17 +2,14 @@
 
 import contextlib
 import sys
-import unicodedata
 from collections.abc import Iterator
-
-# Control characters, lone surrogates, separators of lines and of paragraphs.
-_NOT_FOR_A_LINE = ("Cc", "Cs", "Zl", "Zp")
 
 
 class UserError(Exception):
     """What a user can cause and mend: one line with the thing, its value and the remedy.
 
-    It quotes names and headers of files, so that control characters in it become question marks.
+    It quotes names and headers of files, so that line breaks and commands of a terminal in it become
+    question marks.
     """
 
     def __init__(self, line: str) -> None:
@@ -20,8 +17,8 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text with `?` for what would begin a line or steer a terminal."""
-    return "".join("?" if unicodedata.category(c) in _NOT_FOR_A_LINE else c for c in text)
+    """The text with `?` for what does not show as a character of a line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @contextlib.contextmanager

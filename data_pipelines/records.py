@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from data_pipelines.dataset_card import DomainCard
 from data_pipelines.errors import UserError
 
 INTERLEAVED_SHARDS = 8
+_FRAME_BYTES = 16  # of a record: its length and two checksums
 
 # What is needed of tensorflow/core/example/*.proto; a map is a repeated pair of key and value.
 _EXAMPLE_PROTO = """
@@ -35,11 +37,6 @@ message_type { name: "BytesList"
 message_type { name: "Int64List"
   field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
 """
-
-
-def shards(directory: Path, domain: DomainCard, split: str) -> list[Path]:
-    """Record files of a split, "train" or "validation", in order."""
-    return [directory / name for name in sorted(domain.shards) if f"-{split}." in Path(name).name]
 
 
 def read_records(
@@ -65,7 +62,7 @@ def read_records(
     patches = np.empty((count, *shape), domain.dtype)
     case = np.empty(count, np.int64)
     stored = np.dtype(domain.dtype).newbyteorder("<")
-    records = _in_turn(shards(directory, domain, split))
+    records = _in_turn([directory / name for name in domain.shards_of(split)])
     try:
         for index in range(count):
             record = next(records, None)
@@ -75,11 +72,38 @@ def read_records(
             patch = features["patch"].bytes_list.value[0]
             patches[index] = np.frombuffer(patch, stored).reshape(shape)
             case[index] = features["case"].int64_list.value[0]
+        check_cases(domain, case)
     except (DecodeError, LookupError, ValueError, OSError) as error:
         raise UserError(
             f"{directory} has a damaged {name} record ({error}); prepare the dataset again"
         ) from error
     return patches, case
+
+
+def check_cases(domain: DomainCard, case: np.ndarray) -> None:
+    """Check case indices (n,) of records against the card.
+
+    Raises:
+        ValueError: there is no such case.
+    """
+    strange = case[(case < 0) | (case >= len(domain.cases))]
+    if strange.size:
+        raise ValueError(f"case {strange[0]}, of {len(domain.cases)}")
+
+
+def check_lengths(path: Path) -> None:
+    """Check that a shard's records end where it ends, before TensorFlow makes room for them.
+
+    Raises:
+        ValueError: one is longer.
+    """
+    size, place = path.stat().st_size, 0
+    with path.open("rb", buffering=0) as file:
+        while place < size:
+            (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, place).ljust(8))
+            if length > size - place - _FRAME_BYTES:
+                raise ValueError(f"{path.name} at byte {place}: longer than the file")
+            place += _FRAME_BYTES + length
 
 
 def _in_turn(paths: Sequence[Path]) -> Iterator[bytes]:
@@ -105,7 +129,10 @@ def _records(path: Path) -> Iterator[bytes]:
 
 def _checked(file: BinaryIO, size: int) -> bytes:
     """The next bytes, which their checksum follows: a CRC-32C, rotated and shifted."""
-    start, content, checksum = file.tell(), file.read(size), file.read(4)
+    start = file.tell()
+    if size > os.fstat(file.fileno()).st_size - start:
+        raise ValueError(f"{Path(file.name).name} at byte {start}: longer than the file")
+    content, checksum = file.read(size), file.read(4)
     crc = google_crc32c.value(content)
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     if checksum != struct.pack("<I", masked):

@@ -132,8 +132,7 @@ def _check_fits(directory: Path, card: DatasetCard, device: jax.Device) -> None:
         return
     free = memory["bytes_limit"] - memory["bytes_in_use"]
     needed = sum(
-        domain.patches("train") * domain.patch_px**2 * np.dtype(domain.dtype).itemsize
-        for domain in (card.clinical, card.micro)
+        domain.patches("train") * domain.patch_bytes() for domain in (card.clinical, card.micro)
     )
     if needed > free:
         raise UserError(

@@ -19,15 +19,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from data_pipelines.dataset_card import (
     FORMAT_VERSION,
+    CaseCard,
     SkippedCase,
-    case_from_json,
     installed_software,
 )
 from data_pipelines.errors import UserError
-from data_pipelines.file_names import IMAGES, extension
+from data_pipelines.file_names import IMAGES, extension, lies_inside
 from data_pipelines.stage_case import CaseTask, StagedCase, StagedPatches
+from data_pipelines.typed_json import from_json, typed
 
 _RECORD, _BAD = "case.json", ".bad"
 _HEADERS = (".mhd", ".nhdr")  # whose voxels may lie in another file
@@ -179,28 +182,51 @@ def _outcome(task: CaseTask) -> StagedCase | BadCase:
         message = bad.read_text()
         bad.unlink()  # it may hold UIDs
         return BadCase(task, message)
-    return _from_json((task.directory / _RECORD).read_text(), task)
+    record = task.directory / _RECORD
+    try:
+        return _staged(typed(from_json(record.read_bytes()), _Record), task)
+    except Exception as error:  # NumPy names no kinds
+        raise UserError(f"{record.parent} is damaged ({error}); delete it") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """A staged case as JSON: (split, patches, positions) of each split, by the names of files."""
+
+    card: CaseCard
+    dtype: str
+    staged: list[tuple[str, str, str]]
+    preview: str
 
 
 def _to_json(staged: StagedCase) -> str:
-    return json.dumps(
-        {
-            "card": dataclasses.asdict(staged.card),
-            "dtype": staged.dtype,
-            "staged": [[p.split, p.patches.name, p.positions.name] for p in staged.staged],
-            "preview": staged.preview.name,
-        }
-    )
+    parts = [(p.split, p.patches.name, p.positions.name) for p in staged.staged]
+    record = _Record(staged.card, staged.dtype, parts, staged.preview.name)
+    return json.dumps(dataclasses.asdict(record))
 
 
-def _from_json(text: str, task: CaseTask) -> StagedCase:
-    data, folder = json.loads(text), task.directory
-    return StagedCase(
-        case_from_json(data["card"]),
-        data["dtype"],
-        tuple(
-            StagedPatches(task.index, split, folder / patches, folder / positions)
-            for split, patches, positions in data["staged"]
-        ),
-        folder / data["preview"],
+def _staged(record: _Record, task: CaseTask) -> StagedCase:
+    names = [name for _, *files in record.staged for name in files]
+    for name in (*names, record.preview):
+        if not lies_inside(name):
+            raise ValueError(f"{name!r} is no file of the case")
+    folder = task.directory
+    if {split for split, *_ in record.staged} != set(task.patches):
+        raise ValueError("patches of other splits")
+    staged = tuple(
+        StagedPatches(task.index, split, folder / patches, folder / positions)
+        for split, patches, positions in record.staged
     )
+    for part in staged:
+        _check_arrays(part, record, task.options.patch_px)
+    return StagedCase(record.card, record.dtype, staged, folder / record.preview)
+
+
+def _check_arrays(part: StagedPatches, record: _Record, patch_px: int) -> None:
+    """Check the files of a split by their headers, which also say how long they must be."""
+    patches, positions = (np.load(path, mmap_mode="r") for path in (part.patches, part.positions))
+    count = record.card.patches[part.split]
+    if patches.dtype != record.dtype or patches.shape != (count, patch_px, patch_px):
+        raise ValueError(f"{part.patches.name} holds {patches.dtype} {patches.shape}")
+    if positions.dtype != np.int32 or positions.shape != (count, 4):
+        raise ValueError(f"{part.positions.name} holds {positions.dtype} {positions.shape}")

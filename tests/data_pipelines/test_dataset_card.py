@@ -29,8 +29,10 @@ CASE = CaseCard(
 
 @pytest.fixture
 def dataset(tmp_path):
-    (tmp_path / "a.tfrecord").write_bytes(b"12345")
-    domain = DomainCard(4, "int16", (CASE, CASE), {"a.tfrecord": 5})
+    sizes = {"a-train.tfrecord": 2500, "a-validation.tfrecord": 300}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    domain = DomainCard(4, "int16", (CASE, CASE), sizes)
     card = DatasetCard(
         scale=2,
         window_hu=(-1000.0, 400.0),
@@ -66,8 +68,11 @@ def test_no_card(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda d: (d / "a.tfrecord").write_bytes(b"123"), "has 3 bytes instead of 5; prepare"),
-        (lambda d: (d / "a.tfrecord").unlink(), "a.tfrecord is missing; prepare"),
+        (
+            lambda d: (d / "a-train.tfrecord").write_bytes(b"123"),
+            "has 3 bytes instead of 2500; prepare",
+        ),
+        (lambda d: (d / "a-train.tfrecord").unlink(), "a-train.tfrecord is missing; prepare"),
         (lambda d: (d / "dataset_card.json").write_text("{"), "is damaged"),
         (lambda d: (d / "dataset_card.json").write_text("{}"), "is damaged"),
     ],
@@ -87,3 +92,46 @@ def test_another_format_and_unknown_fields_are_refused(dataset):
         path.write_text(json.dumps(data | change))
         with pytest.raises(UserError, match="is damaged"):
             dataset_card.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        (("scale",), "2", r"Expected `int`, got `str` - at `\$\.scale`"),
+        (("window_hu",), [400, 400], "a window from 400.0 to 400.0 HU"),
+        (
+            ("micro", "patch_px"),
+            10**6,
+            r"18 train patches of 1000000 px cannot be in .* 2500 bytes",
+        ),
+        (("micro", "dtype"), "object", "Expected `str` matching regex"),
+        (("clinical", "cases"), [], "Expected `array` of length >= 1"),
+        (("clinical", "cases", 0, "patches"), {"train": 1}, "patches of train"),
+        (("clinical", "cases", 0, "patches", "train"), 10**12, "cannot be in records of 2500"),
+        (("clinical", "cases", 0, "patches", "train"), -1, "Expected `int` >= 0"),
+        (("clinical", "cases", 1, "tissue"), 100, "anchors of 100.0 and 100.0"),
+        (("clinical", "cases", 1, "stored_offset"), 1e300, "anchors of"),
+        (("clinical", "shards"), {"../a-train.tfrecord": 1}, "'../a-train.tfrecord' is no file of"),
+        (("held_out", 0, "micro"), "/etc/passwd", "'/etc/passwd' is no file of the dataset"),
+        (("software", "\x1b[31m"), 1, "Expected `str`, got `int`"),
+    ],
+)
+def test_what_a_card_cannot_mean_is_refused(dataset, where, value, words):
+    path = dataset[0] / "dataset_card.json"
+    data = json.loads(path.read_text())
+    *parents, name = where
+    place = data
+    for parent in parents:
+        place = place[parent]
+    place[name] = value
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=f"is damaged .*{words}.*; prepare") as caught:
+        dataset_card.load(dataset[0])
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ['{"scale": NaN}', "[]", "[" * 100_000, '{"a":' * 100_000])
+def test_a_card_that_is_no_card(dataset, text):
+    (dataset[0] / "dataset_card.json").write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        dataset_card.load(dataset[0])

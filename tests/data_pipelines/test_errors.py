@@ -3,7 +3,6 @@
 import pickle
 import subprocess
 import sys
-import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,16 +13,18 @@ from data_pipelines.errors import UserError, printable
 @given(st.text(st.characters(exclude_categories=())))
 def test_an_error_is_one_line_without_control_characters(text: str) -> None:
     line = str(UserError(text))
-    assert line.isprintable() or not {"Cc", "Cs", "Zl", "Zp"} & set(map(unicodedata.category, line))
+    assert line.isprintable()
     assert len(line) == len(text)
-    assert len(line.splitlines()) <= 1
-    line.encode()  # without the surrogates of names that are no UTF-8
     assert all(new in (old, "?") for old, new in zip(text, line, strict=True))
     assert str(pickle.loads(pickle.dumps(UserError(text)))) == line  # workers hand it over so
 
 
-@given(st.text(st.characters(categories=("L", "M", "N", "P", "S", "Zs"))))
+@given(st.text(st.characters(categories=("L", "M", "N", "P", "S"), include_characters=" ")))
 def test_what_can_be_printed_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_what_cannot_becomes_question_marks() -> None:
     assert printable("a\x1b[31mb\r\n\x07\x9b\x7f\u2028c d") == "a?[31mb??????c d"
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutants import tfrecord
 
 from data_pipelines import dataset_card
 from data_pipelines.dataset_card import CaseCard, DomainCard
 from data_pipelines.errors import UserError
-from data_pipelines.records import read_records
+from data_pipelines.records import check_lengths, read_records
 
 CASE = CaseCard(
     name="case",
@@ -32,6 +34,7 @@ CASE = CaseCard(
     rejected={},
 )
 PATCH_PX = 3
+CASES = 3
 
 
 def write_shards(folder: Path, sizes: list[int]) -> DomainCard:
@@ -46,14 +49,15 @@ def write_shards(folder: Path, sizes: list[int]) -> DomainCard:
                     "patch": tf.train.Feature(
                         bytes_list=tf.train.BytesList(value=[patch.tobytes()])
                     ),
-                    "case": int64_feature(int(rng.integers(2**40))),
+                    "case": int64_feature(int(rng.integers(CASES))),
                     "row": int64_feature(-1),
                 }
                 example = tf.train.Example(features=tf.train.Features(feature=feature))
                 writer.write(example.SerializeToString())
     case = dataclasses.replace(CASE, patches={"train": sum(sizes)})
+    empty = dataclasses.replace(CASE, patches={"train": 0})
     shards = {name: (folder / name).stat().st_size for name in reversed(names)}
-    return DomainCard(PATCH_PX, "int16", (case,), shards)
+    return DomainCard(PATCH_PX, "int16", (case, *([empty] * (CASES - 1))), shards)
 
 
 def int64_feature(value: int) -> tf.train.Feature:
@@ -167,3 +171,42 @@ def test_a_damaged_dataset_is_named(dataset: Path, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{copy} has a damaged clinical record (")
     assert message.endswith("at byte 0: wrong checksum); prepare the dataset again")
+
+
+@pytest.mark.parametrize("size", [1, 2**20, 2**40, 2**63, 2**64 - 1])
+def test_a_record_that_claims_to_be_longer_than_its_file(
+    shard: tuple[Path, DomainCard, bytes], size: int
+) -> None:
+    path, domain, content = shard
+    length = tfrecord(struct.pack("<Q", size))[12:]  # and its checksum
+    path.write_bytes(length + content)
+    if size > 1:
+        with pytest.raises(ValueError, match="at byte 0: longer than the file"):
+            check_lengths(path)
+    with pytest.raises(UserError, match=r"damaged micro record \(.* at byte (0|12)"):
+        read_records(path.parent, domain, "micro", "train")
+
+
+def test_whole_shards_have_right_lengths(dataset: Path) -> None:
+    for name in dataset_card.load(dataset).micro.shards:
+        check_lengths(dataset / name)
+
+
+def test_records_of_a_case_that_the_card_lacks(shard: tuple[Path, DomainCard, bytes]) -> None:
+    path, domain, content = shard
+    path.write_bytes(content)
+    fewer = dataclasses.replace(domain, cases=domain.cases[:1])
+    found, _ = read_records(path.parent, domain, "micro", "train")
+    record = tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "patch": tf.train.Feature(
+                    bytes_list=tf.train.BytesList(value=[found[0].tobytes()])
+                ),
+                "case": int64_feature(-1),
+            }
+        )
+    )
+    path.write_bytes(3 * tfrecord(record.SerializeToString()))
+    with pytest.raises(UserError, match=r"damaged micro record \(case -1, of 1\)"):
+        read_records(path.parent, fewer, "micro", "train")
