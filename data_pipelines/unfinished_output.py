@@ -14,9 +14,12 @@ from typing import Any
 import filelock
 
 from data_pipelines.errors import UserError
+from data_pipelines.file_names import lies_inside
 from data_pipelines.output_folder import made
+from data_pipelines.typed_json import from_json, typed
 from data_pipelines.writers import put_in_place
 
+_FOLDER = ".unfinished-"
 _SETTINGS, _LEDGER, _LOCK, _JOURNAL = "settings.json", "ledger", "lock", "publish.json"
 
 
@@ -59,6 +62,9 @@ def finish_publishing(path: Path) -> bool:
     """Put what a killed process was publishing as `path` in its place; whether there was any.
 
     What a process that lives is publishing is left to it.
+
+    Raises:
+      UserError: the folder of what is unfinished is damaged.
     """
     folder = _folder_of(path)
     if not (folder / _JOURNAL).exists():
@@ -112,7 +118,7 @@ def unfinished_output(
 
 
 def _folder_of(path: Path) -> Path:
-    return path.with_name(f".unfinished-{path.name}")
+    return path.with_name(f"{_FOLDER}{path.name}")
 
 
 def _lock(folder: Path, process: int) -> filelock.BaseFileLock:
@@ -120,11 +126,29 @@ def _lock(folder: Path, process: int) -> filelock.BaseFileLock:
 
 
 def _publish(folder: Path) -> None:
-    for payload, name in json.loads((folder / _JOURNAL).read_text()):
+    for payload, name in _journal(folder):
         if (folder / payload).exists():
             put_in_place(folder / payload, folder.parent / name)
     _emptied(folder, but=folder / _JOURNAL)  # which goes last: the folder is continued by it alone
     shutil.rmtree(folder)
+
+
+def _journal(folder: Path) -> list[tuple[str, str]]:
+    """Payloads in the folder, and the names that they get beside it.
+
+    Raises:
+      UserError: it says something else.
+    """
+    path = folder / _JOURNAL
+    stem = folder.name.removeprefix(_FOLDER).partition(".")[0]
+    try:
+        journal = typed(from_json(path.read_bytes()), list[tuple[str, str]])
+        for payload, name in journal:
+            if not lies_inside(payload) or Path(name).name != name or not name.startswith(stem):
+                raise ValueError(f"{payload!r} as {name!r}")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete {folder}") from error
+    return journal
 
 
 def _done(folder: Path) -> dict[int, dict[str, Any]]:
@@ -136,7 +160,7 @@ def _done(folder: Path) -> dict[int, dict[str, Any]]:
 
 def _settings_of(folder: Path) -> Any:
     try:
-        return json.loads((folder / _SETTINGS).read_text())
+        return from_json((folder / _SETTINGS).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
 
@@ -151,6 +175,8 @@ def _emptied(folder: Path, but: Path) -> None:
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a ledger; one that a killed process left half-written counts for nothing."""
-    for text in path.read_text().splitlines():
+    for text in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError):
-            yield json.loads(text)
+            line = from_json(text)
+            if isinstance(line, dict) and isinstance(line.get("slice"), int):
+                yield line

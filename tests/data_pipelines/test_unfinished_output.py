@@ -1,10 +1,11 @@
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.unfinished_output import unfinished_output
+from data_pipelines.unfinished_output import finish_publishing, unfinished_output
 
 SETTINGS = {"input": "a", "box": [1, 2]}
 
@@ -71,12 +72,49 @@ def test_everything_appears_at_once_and_the_folder_goes(tmp_path: Path) -> None:
     with unfinished_output(path, SETTINGS) as output:
         output.record(0, {})
         payloads = []
-        for name in ("map.nii", "fine.nii"):
+        for name in ("fine_map.nii", "fine.nii"):
             (output.folder / name).write_text(name)
             payloads.append((output.folder / name, tmp_path / name))
         assert path.read_text() == "old"
         output.publish(payloads)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
-        "map.nii": "map.nii",
+        "fine_map.nii": "fine_map.nii",
         "fine.nii": "fine.nii",
     }
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["volume.nii", "../fine.nii"],
+        ["volume.nii", "/tmp/fine.nii"],
+        ["volume.nii", "scan.nii"],
+        ["volume.nii", ".."],
+        ["volume.nii", ""],
+        ["../scan.nii", "fine.nii"],
+        ["", "fine.nii"],
+        ["volume.nii", 5],
+        ["volume.nii"],
+    ],
+)
+def test_a_journal_publishes_nothing_elsewhere_and_nothing_of_others(
+    tmp_path: Path, entry: list[object]
+) -> None:
+    (tmp_path / "out" / ".unfinished-fine.nii").mkdir(parents=True)
+    (tmp_path / "out" / ".unfinished-fine.nii" / "volume.nii").write_text("hostile")
+    (tmp_path / "out" / "scan.nii").write_text("of another")
+    journal = json.dumps([["volume.nii", "fine_map.nii"], entry])
+    (tmp_path / "out" / ".unfinished-fine.nii" / "publish.json").write_text(journal)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"publish\.json is damaged .*; delete"):
+        finish_publishing(tmp_path / "out" / "fine.nii")
+    assert sorted(path for path in tmp_path.rglob("*") if "lock" not in path.name) == before
+
+
+def test_lines_of_a_ledger_that_are_none_count_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "fine.nii"
+    with unfinished_output(path, SETTINGS) as output:
+        output.record(0, {})
+        ledger = output.folder / "ledger-0.jsonl"
+        ledger.write_text(ledger.read_text() + '5\n[]\n{"slice": "1"}\n{}\n' + "[" * 100_000)
+        assert output.done() == {0: {}}
