@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import orbax.checkpoint as ocp
@@ -13,8 +14,9 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from data_pipelines.errors import UserError
+from data_pipelines.typed_json import typed
 from mmsr_jax.buckets import place_of_checkpoints, usable_bucket
-from mmsr_jax.config import Config, config_from_dict
+from mmsr_jax.config import Config, check_config, config_from_dict
 from mmsr_jax.fingerprint import fingerprint, text_fingerprint
 from mmsr_jax.methods import Params
 from mmsr_jax.processes import is_first, step_of_all
@@ -29,10 +31,20 @@ _PATIENCE_S = 120  # with an attempt; a bucket's clients try again for a quarter
 
 
 def directory_of(workdir: Path) -> str:
-    """Where the checkpoints of a run are: in its directory, unless a file there says else."""
+    """Where the checkpoints of a run are: in its directory, unless a file there says else.
+
+    Raises:
+      UserError: that file is damaged.
+    """
     elsewhere = workdir / _ELSEWHERE
     if elsewhere.is_file() and not (workdir / _DIRECTORY).is_dir():
-        return elsewhere.read_text().strip()
+        try:
+            place = elsewhere.read_text().strip()
+        except UnicodeDecodeError:
+            place = ""
+        if not place or not place.isprintable():
+            raise UserError(f"{elsewhere} is damaged; write the place of the checkpoints into it")
+        return place
     return str(workdir / _DIRECTORY)
 
 
@@ -51,12 +63,27 @@ def keep_elsewhere(workdir: Path, directory: str) -> None:
     (workdir / _ELSEWHERE).write_text(directory + "\n")
 
 
+class Anchors(TypedDict):
+    """Of a micro case, in its own units."""
+
+    air: float
+    tissue: float
+
+
+class TrainedOn(TypedDict):
+    """What of the training data a checkpoint remembers."""
+
+    scale: int
+    window_hu: tuple[float, float]
+    micro_anchors: list[Anchors]
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointMeta:
     """What travels with the arrays, so that a checkpoint alone can super-resolve a scan."""
 
     config: dict[str, Any]
-    dataset: dict[str, Any]  # scale, clinical window and micro anchors of the training data
+    dataset: TrainedOn
     fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)  # when saved
 
     def typed_config(self) -> Config:
@@ -79,7 +106,8 @@ class Checkpoints:
           report: takes one line.
 
         Raises:
-          UserError: a bucket that cannot be used; see `mmsr_jax.buckets`.
+          UserError: a bucket that cannot be used (see `mmsr_jax.buckets`), or what is there says
+            nothing that Orbax understands.
         """
         self.directory, self._report = place_of_checkpoints(directory), report
         self._failure: str | None = None  # of the last save
@@ -102,10 +130,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # of a save that was killed
             async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE_S),
         )
-        with usable_bucket(self.directory):
-            self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_names=("params", "rest", "meta")
-            )
+        self._manager = _manager(self.directory, options)
 
     def save(
         self,
@@ -246,12 +271,17 @@ def load_meta(run: Path, which: str = "last") -> tuple[int, CheckpointMeta]:
         step = _step(manager, run, which)
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         try:
-            meta = CheckpointMeta(**manager.restore(step, args=args)["meta"])
+            saved = manager.restore(step, args=args)["meta"]
+            meta = typed(saved, CheckpointMeta)
             wanted = meta.fingerprints.get("meta")
-            if wanted not in (None, text_fingerprint([meta.config, meta.dataset])):
+            if wanted not in (None, text_fingerprint([saved["config"], saved["dataset"]])):
                 raise ValueError("meta: other bits than were saved")
+            check_config(meta.typed_config())
+            low, high = meta.dataset["window_hu"]
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f"a window from {low} to {high} HU")
             return step, meta
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        except Exception as error:  # whatever Orbax raises of damaged files
             raise UserError(_mismatch(run, step, error)) from error
 
 
@@ -287,7 +317,7 @@ def _restore(
         restored = manager.restore(
             step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args)
         )
-        saved = CheckpointMeta(**restored["meta"])
+        saved = typed(restored["meta"], CheckpointMeta)
     except Exception as error:  # of truncated arrays Orbax says just that
         raise UserError(_mismatch(path, step, error)) from error
     for name, target in targets.items():
@@ -302,7 +332,7 @@ def _restore(
                     _mismatch(path, step, f"{place} is {found.shape}, not {wanted.shape}")
                 )
     found = {name: int(fingerprint(restored[name])) for name in targets}
-    found["meta"] = text_fingerprint([saved.config, saved.dataset])
+    found["meta"] = text_fingerprint([restored["meta"][name] for name in ("config", "dataset")])
     changed = [name for name in found if saved.fingerprints.get(name, found[name]) != found[name]]
     if changed:
         raise UserError(_mismatch(path, step, f"{', '.join(changed)}: other bits than were saved"))
@@ -323,15 +353,27 @@ def _one_line(reason: object) -> str:
 def _reader(run: Path) -> ocp.CheckpointManager:
     path = place_of_checkpoints(directory_of(run))
     with usable_bucket(path):
-        if not path.is_dir():
-            if "://" in str(path):  # gcsfs does not tell these apart
-                raise UserError(f"{run}: its checkpoints in {path} are gone or out of reach")
-            raise UserError(f"{run} is no run directory: it has no {_DIRECTORY} folder")
-        return ocp.CheckpointManager(
-            path,
-            options=ocp.CheckpointManagerOptions(read_only=True),
-            item_names=("params", "rest", "meta"),
-        )
+        there = path.is_dir()
+    if not there and "://" in str(path):  # gcsfs does not tell these apart
+        raise UserError(f"{run}: its checkpoints in {path} are gone or out of reach")
+    if not there:
+        raise UserError(f"{run} is no run directory: it has no {_DIRECTORY} folder")
+    return _manager(path, ocp.CheckpointManagerOptions(read_only=True))
+
+
+def _manager(path: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    """Of a place of checkpoints, whose descriptions Orbax reads at once."""
+    with usable_bucket(path):
+        try:
+            return ocp.CheckpointManager(
+                path, options=options, item_names=("params", "rest", "meta")
+            )
+        except Exception as error:  # Orbax names no kinds
+            if isinstance(error, OSError) or "://" in str(path):
+                raise
+            raise UserError(
+                f"{path} holds a damaged checkpoint ({_one_line(error)}); move it elsewhere"
+            ) from error
 
 
 def _step(manager: ocp.CheckpointManager, run: Path, which: str) -> int:
@@ -341,9 +383,18 @@ def _step(manager: ocp.CheckpointManager, run: Path, which: str) -> int:
     if which == "best":
         scores = {}
         for step in steps:
-            metrics = manager.metrics(step)
-            if metrics:
-                scores[step] = metrics["score"]
+            score = _score(manager, step)
+            if score is not None:
+                scores[step] = score
         if scores:
             return min(scores, key=lambda step: scores[step])
     return max(steps)
+
+
+def _score(manager: ocp.CheckpointManager, step: int) -> float | None:
+    """The score that a checkpoint was saved with, if it can be read."""
+    try:
+        score = manager.metrics(step)["score"]
+    except Exception:  # Orbax names no kinds
+        return None
+    return score if isinstance(score, float) and math.isfinite(score) else None

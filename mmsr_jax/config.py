@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Any, Literal, get_args
 
 from data_pipelines.errors import UserError
+from data_pipelines.typed_json import typed
 from mmsr_jax.losses.mmsr import PixelLoss, SsimConstants, SsimWindow
 from mmsr_jax.networks.blocks import Norm, Upsample
 from mmsr_jax.networks.generators import Base
@@ -45,6 +46,7 @@ _LEAST = {
     "data.phantom.patches_per_volume": 2,
     "data.phantom.seed": 0,
 }
+_MOST = {"_blocks": 100, "_channels": 1 << 16}  # more takes minutes to trace
 _RANGES = {
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.clip_update_rms": (0, math.inf),
@@ -166,7 +168,10 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     Raises:
       UserError: a field is unknown to this version, or `values` are no configuration.
     """
-    return _from_dict(Config, values)
+    try:
+        return typed(values, Config)
+    except ValueError as error:
+        raise UserError(f"it is no configuration of this version: {error}") from error
 
 
 def differing_fields(a: Config, b: Config) -> list[str]:
@@ -204,10 +209,16 @@ def check_config(config: Config) -> None:
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"config.{name}={value!r}: must be one of {', '.join(allowed)}")
+    if not config.name.isprintable():
+        raise UserError(f"config.name={config.name!r}: must be printable")
     values = _flat(dataclasses.asdict(config))
     for name, least in _LEAST.items():
         if values[name] < least:
             raise UserError(f"config.{name}={values[name]}: must be at least {least}")
+    for name, value in values.items():
+        for ending, most in _MOST.items():
+            if name.endswith(ending) and value > most:
+                raise UserError(f"config.{name}={value}: must be at most {most}")
     for name, (low, high) in _RANGES.items():
         if not low <= values[name] <= high:
             raise UserError(f"config.{name}={values[name]}: must be from {low} to {high}")
@@ -252,20 +263,6 @@ def _check_dispatch(config: Config) -> None:
             raise UserError(
                 f"config.{name}={value}: must be a multiple of config.steps_per_dispatch={steps}"
             )
-
-
-def _from_dict(kind: Any, values: Any) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{values!r} stands where a configuration has fields")
-    known = {f.name: f.type for f in dataclasses.fields(kind)}
-    for name, value in values.items():
-        if name not in known:
-            raise UserError(f"configuration field {name!r} is unknown to this version")
-        if dataclasses.is_dataclass(known[name]):
-            values = values | {name: _from_dict(known[name], value)}
-        elif not isinstance(value, (str, int, float)):
-            raise UserError(f"configuration field {name!r} is {value!r}, not a value")
-    return kind(**values)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

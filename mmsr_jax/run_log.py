@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from mmsr_jax.tensorboard_events import TensorboardEvents
 
 _METRICS = "metrics.jsonl"
+_MOST_STEPS = 1 << 53  # so that a float holds the step
 _IN_THE_BAR = ("generator_loss", "structure_clinical", "adversarial_micro", "correlation")
 
 
@@ -134,11 +136,24 @@ def logged_scalars(workdir: Path) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def _lines(path: Path) -> list[dict]:
-    """Logged lines; one that a killed run left half-written is dropped."""
+    """Logged lines; what a killed run left half-written is dropped, and what was never logged."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
+    for text in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if _is_logged(line):
+                lines.append(line)
     return lines
+
+
+def _is_logged(line: Any) -> bool:
+    if not isinstance(line, dict) or not all(map(str.isidentifier, line)):
+        return False
+    step, group, values = line.get("step"), line.get("group"), line.keys() - {"step", "group"}
+    return (
+        type(step) is int
+        and 0 <= step < _MOST_STEPS
+        and isinstance(group, str)
+        and group.isidentifier()
+        and all(type(line[name]) is float for name in values)
+    )

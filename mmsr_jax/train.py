@@ -26,9 +26,17 @@ from data_pipelines.errors import UserError
 from data_pipelines.patches import validation_patches
 from data_pipelines.phantom_dataset import prepare_phantom
 from data_pipelines.resident import load_resident
+from data_pipelines.typed_json import from_json
 from mmsr_jax import methods
 from mmsr_jax.buckets import place_of_checkpoints
-from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, directory_of, keep_elsewhere
+from mmsr_jax.checkpoints import (
+    Anchors,
+    CheckpointMeta,
+    Checkpoints,
+    TrainedOn,
+    directory_of,
+    keep_elsewhere,
+)
 from mmsr_jax.config import Config, check_config, config_from_dict, differing_fields
 from mmsr_jax.mesh import data_mesh, replicated, split_batch
 from mmsr_jax.methods import Images, Method, Params
@@ -348,7 +356,7 @@ def _claimed(workdir: Path, config: Config, checkpoints_in: str | None) -> Itera
 
 def _config_of(path: Path) -> Config:
     try:
-        return config_from_dict(json.loads(path.read_text()))
+        return config_from_dict(from_json(path.read_bytes()))
     except (ValueError, OSError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); choose another --workdir") from error
 
@@ -435,8 +443,8 @@ def _dispatch(
 
 
 def _meta(config: Config, card: DatasetCard) -> CheckpointMeta:
-    micro = [{"air": case.air, "tissue": case.tissue} for case in card.micro.cases]
-    dataset = {"scale": card.scale, "window_hu": list(card.window_hu), "micro_anchors": micro}
+    micro = [Anchors(air=case.air, tissue=case.tissue) for case in card.micro.cases]
+    dataset = TrainedOn(scale=card.scale, window_hu=card.window_hu, micro_anchors=micro)
     return CheckpointMeta(config=dataclasses.asdict(config), dataset=dataset)
 
 

@@ -15,6 +15,7 @@ from data_pipelines import dataset_card, volumes
 from data_pipelines.errors import UserError
 from data_pipelines.intensity import clinical_intensity
 from data_pipelines.patches import validation_patches
+from data_pipelines.typed_json import from_json, typed
 from mmsr_jax.config import Config, config_from_dict
 from mmsr_jax.evaluation.ground_truth import degradation, degrade
 from mmsr_jax.evaluation.interpolation import bicubic, nearest
@@ -148,17 +149,48 @@ def load(run: Path) -> Evaluation | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
-        sections = [Section(**section) for section in values["sections"]]
-        low, high = values["window_hu"]
-        config = config_from_dict(values["config"])
-    except (ValueError, KeyError, TypeError) as error:
+        saved = typed(from_json(path.read_bytes()), _Saved)
+        sections = [_section(section) for section in saved.sections]
+        config = config_from_dict(saved.config)
+    except (ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and evaluate again") from error
-    for section in sections:
-        for cases in section.methods.values():
-            for case in cases:
-                case.update({key: math.nan for key, value in case.items() if value is None})
-    return Evaluation(config, values["step"], (low, high), sections)
+    return Evaluation(config, saved.step, saved.window_hu, sections)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SavedSection:
+    """A `Section` whose values may be null."""
+
+    title: str
+    note: str
+    methods: dict[str, list[dict[str, float | None]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """What `evaluation.json` holds."""
+
+    config: dict[str, Any]
+    step: int
+    window_hu: tuple[float, float]
+    sections: list[_SavedSection]
+    data_range: float
+
+
+def _section(saved: _SavedSection) -> Section:
+    missing = {MODEL, NEAREST} - saved.methods.keys()
+    if missing:
+        raise ValueError(f"{saved.title} lacks {', '.join(missing)}")
+    if not all(map(str.isprintable, (saved.title, saved.note, *saved.methods))):
+        raise ValueError(f"a text of {saved.title!r} cannot be printed")
+    methods = {
+        name: [
+            {key: math.nan if value is None else value for key, value in case.items()}
+            for case in cases
+        ]
+        for name, cases in saved.methods.items()
+    }
+    return Section(saved.title, saved.note, methods)
 
 
 def _finite(values: Any) -> Any:

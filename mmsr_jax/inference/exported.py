@@ -20,6 +20,7 @@ from jax import export
 
 from data_pipelines.errors import UserError
 from data_pipelines.output_folder import check_writable, made
+from data_pipelines.typed_json import from_json, typed
 from mmsr_jax.inference.model import SuperResolver
 from mmsr_jax.inference.network import Network
 
@@ -210,15 +211,14 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _card(path: Path, text: bytes) -> _Card:
     try:
-        values = json.loads(text)
-        version = values["format"]
+        values = from_json(text)
+        version = values.get("format") if isinstance(values, dict) else None
         if version == _FORMAT:
-            low, high = map(float, values["window_hu"])
-            platforms, provenance = tuple(values["platforms"]), dict(values["provenance"])
-            typed = {"window_hu": (low, high), "platforms": platforms, "provenance": provenance}
-            return _Card(**values | typed)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged: its {_CARD} cannot be read; {_REMEDY}") from error
+            return typed(values, _Card)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: its {_CARD} cannot be read ({error}); {_REMEDY}"
+        ) from error
     raise UserError(
         f"{path} has format {version!r}, and this version of mmsr-jax reads {_FORMAT}; install "
         "the version that exported it, or export the run again"

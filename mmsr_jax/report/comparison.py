@@ -227,8 +227,8 @@ def merged_sections(groups: Groups) -> list[MergedSection]:
 def _equal(cases: Cases, others: Cases) -> bool:
     if [list(case) for case in cases] != [list(case) for case in others]:
         return False
-    values = [[*case.values()] for case in (*cases, *others)]
-    return np.allclose(values[: len(cases)], values[len(cases) :], rtol=1e-3, equal_nan=True)
+    here, there = ([value for case in of for value in case.values()] for of in (cases, others))
+    return np.allclose(here, there, rtol=1e-3, equal_nan=True)
 
 
 def _shown_methods(models: dict[str, TrainedModel]) -> dict[str, SuperResolve]:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from data_pipelines.intensity import to_hu
 
 _SVG: Any = {"svg.hashsalt": "mmsr-jax", "svg.fonttype": "none", "font.size": 9}
+_SVG["text.parse_math"] = False  # a name is no formula
 _LOG_ABOVE = 30.0  # largest over smallest value of a panel with a logarithmic axis
 
 

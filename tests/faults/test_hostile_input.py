@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from hostile_input import campaign
-from hostile_subjects import SUBJECTS
+from hostile_subjects import IMAGE_SUBJECTS
 from scan_files import numbers, refuses, write_dicom, write_images
 
 from data_pipelines.volumes import read_volume
@@ -21,7 +21,7 @@ from data_pipelines.volumes import read_volume
 MUTANTS = 40
 
 
-@pytest.mark.parametrize("kind", SUBJECTS)
+@pytest.mark.parametrize("kind", IMAGE_SUBJECTS)
 def test_mutants_are_read_or_refused(kind: str, tmp_path: Path) -> None:
     outcomes, failures = campaign(kind, MUTANTS, 0, tmp_path)
     assert not failures, "\n".join(failures)
@@ -144,7 +144,7 @@ class WritesAFile:
 def test_a_zarr_of_a_codec_that_is_not_known(
     codec: numcodecs.abc.Codec, place: str, tmp_path: Path
 ) -> None:
-    SUBJECTS["zarr_v2"].make(tmp_path)
+    IMAGE_SUBJECTS["zarr_v2"].make(tmp_path)
     metadata = tmp_path / "scan.zarr" / "0" / ".zarray"
     fields = json.loads(metadata.read_text()) | {"filters": None, "compressor": None}
     fields[place] = [codec.get_config()] if place == "filters" else codec.get_config()
@@ -157,7 +157,7 @@ def test_a_zarr_of_a_codec_that_is_not_known(
 
 @pytest.mark.parametrize("shape", [[200_000, 8, 8], [4, 800_000, 800_000], [0, 8, 8]])
 def test_a_zarr_that_declares_more_than_it_holds(shape: list[int], tmp_path: Path) -> None:
-    SUBJECTS["zarr_v2"].make(tmp_path)
+    IMAGE_SUBJECTS["zarr_v2"].make(tmp_path)
     metadata = tmp_path / "scan.zarr" / "0" / ".zarray"
     metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"shape": shape}))
     refuses(tmp_path / "scan.zarr", "declares")

@@ -1,9 +1,7 @@
 """Every reader of files that come from elsewhere, with a real file to make mutants of."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,8 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 import zarr
+from hostile_records import RECORD_SUBJECTS
+from hostile_subject import Subject
 from mutants import mutant, png_mutant
 from scan_files import OBLIQUE, numbers, write_dicom, write_images
 
@@ -19,29 +19,6 @@ from data_pipelines.slices import open_slices
 from data_pipelines.volumes import read_volume, write_volume
 
 _SPACING = (0.7, 0.7, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A reader.
-
-    Attributes:
-      make: writes files into a folder.
-      read: reads what they are, or raises a `UserError`.
-      name: what `read` gets of the folder; the folder itself if empty.
-      victims: pattern of the files to change.
-      mutant: changed bytes of one of them.
-    """
-
-    make: Callable[[Path], object]
-    read: Callable[[Path], object]
-    name: str = ""
-    victims: str = "*"
-    mutant: Callable[[bytes, Random], bytes] = mutant
-
-    def path(self, folder: Path) -> Path:
-        """What is read in a folder."""
-        return folder / self.name
 
 
 def _read(path: Path) -> None:
@@ -121,7 +98,7 @@ def _zarr_v2(folder: Path) -> None:
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
 
 
-SUBJECTS = {
+IMAGE_SUBJECTS = {
     "dicom": Subject(_dicom, _read),
     "dicom_rle": Subject(_dicom_compressed, _read),
     "dicom_jpeg": Subject(_dicom_jpeg, _read),
@@ -169,4 +146,5 @@ def _real(pattern: str) -> Subject:
 
 
 if _SCANS.is_dir():
-    SUBJECTS |= {kind: _real(pattern) for kind, pattern in _REAL.items()}
+    IMAGE_SUBJECTS |= {kind: _real(pattern) for kind, pattern in _REAL.items()}
+SUBJECTS = IMAGE_SUBJECTS | RECORD_SUBJECTS

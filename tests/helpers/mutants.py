@@ -1,5 +1,6 @@
 """Damaged and forged versions of a file's bytes, the same ones for the same random numbers."""
 
+import contextlib
 import gzip
 import json
 import re
@@ -23,8 +24,9 @@ def mutant(content: bytes, random: Random) -> bytes:
     """The content with one to four changes; of a gzip or JSON file also in what it says."""
     if content.startswith(_GZIP) and random.random() < 0.7:
         return gzip.compress(mutant(gzip.decompress(content), random), 1, mtime=0)
-    if content.startswith(b"{") and random.random() < 0.7:
-        return json.dumps(_other_value(json.loads(content), random)).encode()
+    if content.startswith((b"{", b"[")) and random.random() < 0.7:
+        with contextlib.suppress(ValueError):  # of lines of JSON
+            return json.dumps(_other_value(json.loads(content), random)).encode()
     for _ in range(random.choice((1, 1, 2, 4))):
         content = random.choice(_CHANGES)(content, random)
     return content

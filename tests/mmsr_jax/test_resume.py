@@ -16,7 +16,7 @@ from training_runs import assert_identical_runs, final_state, last_logged_step, 
 
 from data_pipelines.errors import UserError
 from mmsr_jax import methods
-from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, load_meta
+from mmsr_jax.checkpoints import CheckpointMeta, Checkpoints, TrainedOn, load_meta
 from mmsr_jax.inference.trained import load_model
 from mmsr_jax.mesh import data_mesh
 from mmsr_jax.train_state import create_train_state, state_sharding
@@ -179,12 +179,15 @@ def test_a_checkpoint_of_one_device_goes_on_with_two(finished: FinishedRun, copi
     assert final_state(copied).step == STEPS
 
 
+DATASET = TrainedOn(scale=8, window_hu=(-1000.0, 400.0), micro_anchors=[])
+
+
 def test_a_state_without_pools_is_saved(tmp_path: Path) -> None:
     config = small_config(pool_size=0)
     state = create_train_state(config, methods.create(config))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     try:
-        checkpoints.save(3, state, CheckpointMeta(dataclasses.asdict(config), {}))
+        checkpoints.save(3, state, CheckpointMeta(dataclasses.asdict(config), DATASET))
         checkpoints.wait()
         like = jax.eval_shape(lambda: state)
         again = checkpoints.restore(like, state_sharding(like, data_mesh()))

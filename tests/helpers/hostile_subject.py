@@ -1,0 +1,31 @@
+"""What is fed with mutants of real files."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from mutants import mutant
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A reader.
+
+    Attributes:
+      make: writes files into a folder.
+      read: reads what they are, or raises a `UserError`.
+      name: what `read` gets of the folder; the folder itself if empty.
+      victims: pattern of the files to change.
+      mutant: changed bytes of one of them.
+    """
+
+    make: Callable[[Path], object]
+    read: Callable[[Path], object]
+    name: str = ""
+    victims: str = "*"
+    mutant: Callable[[bytes, Random], bytes] = mutant
+
+    def path(self, folder: Path) -> Path:
+        """What is read in a folder."""
+        return folder / self.name
