@@ -6,6 +6,7 @@ parameters within, for any number and size of slices. Loading needs JAX and flat
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -45,6 +46,7 @@ class _Card:
     tail_reach_px: float | None
     window_hu: tuple[float, float]
     provenance: dict[str, Any]
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)  # of the functions
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -74,6 +76,7 @@ def save_exported(
     path, network = Path(path), model.network
     check_output(path, overwrite)
     trunk, tail = _exported(network)
+    functions = {_TRUNK: bytes(trunk.serialize()), _TAIL: bytes(tail.serialize())}
     card = _Card(
         _FORMAT,
         jax.__version__,
@@ -84,6 +87,7 @@ def save_exported(
         network.tail_reach_px,
         model.window_hu,
         dict(model.provenance),
+        {name: _sha256(part) for name, part in functions.items()},
     )
     try:
         with (
@@ -93,8 +97,8 @@ def save_exported(
             partial = Path(folder) / path.name
             with zipfile.ZipFile(partial, "w") as archive:
                 archive.writestr(_CARD, json.dumps(dataclasses.asdict(card), indent=2))
-                archive.writestr(_TRUNK, trunk.serialize())
-                archive.writestr(_TAIL, tail.serialize())
+                for name, part in functions.items():
+                    archive.writestr(name, part)
             partial.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -113,6 +117,10 @@ def load_exported(path: str | os.PathLike[str]) -> SuperResolver:
     with _readable(path) as archive:
         card = _card(path, _member(archive, _CARD))
         parts = [_member(archive, name) for name in (_TRUNK, _TAIL)]
+        for name, part in zip((_TRUNK, _TAIL), parts, strict=True):
+            # Damaged ones end the process that JAX reads them in. Older files say nothing of it.
+            if card.sha256.get(name, digest := _sha256(part)) != digest:
+                raise zipfile.BadZipFile(f"{name} is not what was exported")
     try:
         trunk, tail = (_jitted(_function(part), card) for part in parts)
         network = Network(trunk, tail, card.scale, card.trunk_reach_px, card.tail_reach_px)
@@ -125,6 +133,10 @@ def load_exported(path: str | os.PathLike[str]) -> SuperResolver:
             "version of JAX, or export the run again"
         ) from error
     return SuperResolver(network, card.window_hu, card.provenance)
+
+
+def _sha256(part: bytes) -> str:
+    return hashlib.sha256(part).hexdigest()
 
 
 def _exported(network: Network) -> tuple[export.Exported, export.Exported]:
