@@ -224,10 +224,10 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 def _card(path: Path, text: bytes) -> _Card:
     try:
         values = from_json(text)
-        version = values.get("format") if isinstance(values, dict) else None
+        version = typed(values, dict[str, Any])["format"]
         if version == _FORMAT:
             return typed(values, _Card)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise UserError(
             f"{path} is damaged: its {_CARD} cannot be read ({error}); {_REMEDY}"
         ) from error
