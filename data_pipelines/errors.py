@@ -8,8 +8,8 @@ from collections.abc import Iterator
 class UserError(Exception):
     """What a user can cause and mend: one line with the thing, its value and the remedy.
 
-    It quotes names and headers of files, so that line breaks and commands of a terminal in it become
-    question marks.
+    It quotes names and headers of files, so that line breaks and commands of a terminal in it
+    become question marks.
     """
 
     def __init__(self, line: str) -> None:

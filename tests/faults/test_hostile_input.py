@@ -12,8 +12,8 @@ import numcodecs
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from hostile_images import IMAGE_SUBJECTS
 from hostile_input import campaign
-from hostile_subjects import IMAGE_SUBJECTS
 from scan_files import numbers, refuses, write_dicom, write_images
 
 from data_pipelines.volumes import read_volume

@@ -18,7 +18,9 @@ from random import Random
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from hostile_subjects import SUBJECTS  # noqa: E402
+from hostile_images import IMAGE_SUBJECTS  # noqa: E402
+from hostile_records import RECORD_SUBJECTS  # noqa: E402
+from hostile_subject import subject_of  # noqa: E402
 
 _PATIENCE_S = 20
 _START_S = 300
@@ -82,13 +84,13 @@ def campaign(
     """How many mutants of a kind were read and refused, and what failed.
 
     Args:
-      kind: a key of `SUBJECTS`.
+      kind: as in `hostile_subject.subject_of`.
       mutants: how many to try.
       seed: of their making; mutant n of a seed is always the same.
       folder: empty, to work in.
       keep: folder for copies of the failing ones.
     """
-    subject = SUBJECTS[kind]
+    subject = subject_of(kind)
     original = folder / "original"
     original.mkdir(parents=True)
     subject.make(original)
@@ -121,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--readers", default=",".join(SUBJECTS))
+    parser.add_argument("--readers", default=",".join((*IMAGE_SUBJECTS, *RECORD_SUBJECTS)))
     parser.add_argument("--keep", type=Path, default=None)
     options = parser.parse_args()
     for kind in options.readers.split(","):

@@ -1,4 +1,4 @@
-"""What is fed with mutants of real files."""
+"""What is fed with mutants of real files: readers of images, and of what the project writes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,3 +29,14 @@ class Subject:
     def path(self, folder: Path) -> Path:
         """What is read in a folder."""
         return folder / self.name
+
+
+def subject_of(kind: str) -> Subject:
+    """The subject of that name; what readers of images do not need is not imported for them."""
+    from hostile_images import IMAGE_SUBJECTS
+
+    if kind in IMAGE_SUBJECTS:
+        return IMAGE_SUBJECTS[kind]
+    from hostile_records import RECORD_SUBJECTS
+
+    return RECORD_SUBJECTS[kind]

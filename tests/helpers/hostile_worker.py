@@ -16,7 +16,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from hostile_subjects import SUBJECTS
+from hostile_subject import subject_of
 
 from data_pipelines.errors import UserError
 
@@ -61,7 +61,7 @@ def _outcome(kind: str, path: Path, watch: _Watch) -> dict[str, str]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is from here on
     before, watch.on = _peak_bytes(), True
     try:
-        SUBJECTS[kind].read(path)
+        subject_of(kind).read(path)
         outcome = {"outcome": "read", "detail": ""}
     except UserError as error:
         outcome = {"outcome": "refused", "detail": str(error)}
@@ -82,8 +82,8 @@ def _main(kind: str, folder: str) -> None:
     watch = _Watch(Path(folder))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    SUBJECTS[kind].read(
-        SUBJECTS[kind].path(Path(folder, "original"))
+    subject_of(kind).read(
+        subject_of(kind).path(Path(folder, "original"))
     )  # what is imported late is imported now
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES_BYTES + _mapped(), -1))
     print(json.dumps({"outcome": "ready", "detail": ""}), file=answers, flush=True)

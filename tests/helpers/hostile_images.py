@@ -9,7 +9,6 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 import zarr
-from hostile_records import RECORD_SUBJECTS
 from hostile_subject import Subject
 from mutants import mutant, png_mutant
 from scan_files import OBLIQUE, numbers, write_dicom, write_images
@@ -147,4 +146,3 @@ def _real(pattern: str) -> Subject:
 
 if _SCANS.is_dir():
     IMAGE_SUBJECTS |= {kind: _real(pattern) for kind, pattern in _REAL.items()}
-SUBJECTS = IMAGE_SUBJECTS | RECORD_SUBJECTS
