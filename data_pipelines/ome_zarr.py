@@ -13,6 +13,7 @@ from data_pipelines.declared_size import check_size, check_slices
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Geometry, Triple, as_triple
 from data_pipelines.stored_volume import StoredVolume
+from data_pipelines.zarr_chunks import check_chunks
 
 AXES = ("z", "y", "x")
 NO_SPACING = "write the unit of its axes into its metadata, such as millimeter"
@@ -27,6 +28,7 @@ _MM = {
 # Some other codecs run what they read as a program.
 _CODECS = {"bytes", "transpose", "sharding_indexed", "crc32c", "shuffle", "delta"}
 _CODECS |= {"blosc", "gzip", "zlib", "zstd", "lz4", "lzma", "bz2"}
+_METADATA = ("zarr.json", ".zattrs")
 _OURS = "mmsr_jax"  # OME-Zarr has no direction of its axes
 
 
@@ -88,16 +90,16 @@ def open_ome_zarr(path: Path, spacing_mm: Triple | None, remedy: str) -> StoredV
             geometry = Geometry(_given(path, unitless, spacing_mm, remedy))
         else:
             geometry = _geometry(path, axes, scale, translation, ours)
+        level = [file for file in sorted((path / array.path).rglob("*")) if file.is_file()]
+        _check_sizes(path, array, sum(file.stat().st_size for file in level))
+        check_chunks(array, [file for file in level if file.name[0].isdigit()])
     except UserError:
         raise
     # Metadata can be wrong in any way.
     except Exception as error:
         raise _unreadable(path, error) from error
-    metadata = [path / name for name in ("zarr.json", ".zattrs")]
-    level = sorted((path / array.path).rglob("*"))
-    files = [file for file in (*metadata, *level) if file.is_file()]
-    _check_sizes(path, array, sum(file.stat().st_size for file in level if file.is_file()))
-    return StoredVolume(geometry, tuple(files), _planes(path, array))
+    metadata = [path / name for name in _METADATA if (path / name).is_file()]
+    return StoredVolume(geometry, (*metadata, *level), _planes(path, array))
 
 
 def _planes(path: Path, array: zarr.Array) -> Iterator[np.ndarray]:

@@ -19,7 +19,8 @@ from data_pipelines.stored_volume import StoredVolume
 
 _KEY = "mmsr_jax"
 _LEAST_PAGE_BYTES = 50
-_REDUCED = 1  # of NewSubfileType: a thumbnail
+# Images or pages, by NewSubfileType and SubfileType.
+_KINDS = {(None, None), (0, None), (2, None), (None, 1), (None, 3)}
 
 
 def description_of(geometry: Geometry) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def check_tiff(path: Path) -> None:
                 pages.append(page.aspage())
                 if len(pages) > size // _LEAST_PAGE_BYTES:
                     raise corrupt(path, "its pages have no end")
-            _check_pages(path, [page for page in pages if not page.subfiletype & _REDUCED], size)
+            _check_pages(path, pages, size)
     except UserError:
         raise
     # What a damaged file raises depends on where the damage is.
@@ -94,6 +95,10 @@ def open_tiled_tiff(path: Path, spacing_mm: Triple | None, remedy: str) -> Store
 
 def _check_pages(path: Path, pages: list[tifffile.TiffPage], size: int) -> None:
     declared, compressed = 0, False
+    # ITK does not count thumbnails, but reads them beyond the others.
+    kinds = {tuple(page.tags.valueof(code) for code in (254, 255)) for page in pages}
+    if len(kinds) != 1 or not kinds <= _KINDS:
+        raise UserError(f"{path} has thumbnails or no pages; save it as a plain stack")
     for page in pages:
         if (page.shape, page.dtype) != (pages[0].shape, pages[0].dtype):
             raise corrupt(path, f"its pages are {pages[0].shape} and {page.shape}")
@@ -104,8 +109,6 @@ def _check_pages(path: Path, pages: list[tifffile.TiffPage], size: int) -> None:
                 raise corrupt(path, "its strips are beyond its end")
         declared += math.prod(page.shape) * page.bitspersample // 8
         compressed |= page.compression != 1
-    if not pages:
-        raise corrupt(path, "it has no page")
     check_size(path, declared, size, compressed=compressed)
 
 

@@ -12,11 +12,14 @@ import numcodecs
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import tifffile
+import zarr
 from hostile_images import IMAGE_SUBJECTS
 from hostile_input import campaign
-from scan_files import numbers, refuses, write_dicom, write_images
+from scan_files import OBLIQUE, numbers, refuses, write_dicom, write_images
 
-from data_pipelines.volumes import read_volume
+from data_pipelines.geometry import Volume
+from data_pipelines.volumes import read_volume, write_volume
 
 MUTANTS = 40
 
@@ -161,3 +164,34 @@ def test_a_zarr_that_declares_more_than_it_holds(shape: list[int], tmp_path: Pat
     metadata = tmp_path / "scan.zarr" / "0" / ".zarray"
     metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"shape": shape}))
     refuses(tmp_path / "scan.zarr", "declares")
+
+
+@pytest.mark.parametrize("kinds", [(1, 0), (0, 1), (1, 1), (2, 0)])
+def test_thumbnails_among_the_pages_of_a_tiff(kinds: tuple[int, int], tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "v.tif") as file:
+        for kind, page in zip(kinds, numbers((2, 64, 64), np.uint16)):
+            file.write(page, subfiletype=kind, contiguous=False)
+    refuses(tmp_path / "v.tif", "has thumbnails or no pages; save it", spacing_mm=(1, 1, 1))
+
+
+@pytest.mark.parametrize("shards", [None, (4, 8, 8)])
+@pytest.mark.parametrize("field", [4, 12])
+def test_a_chunk_that_says_another_length_to_blosc(
+    shards: tuple[int, ...] | None, field: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scan.ome.zarr"
+    write_volume(Volume(numbers((4, 8, 8)), OBLIQUE), folder)
+    array = zarr.create_array(
+        folder / "0",
+        data=numbers((4, 8, 8)),
+        chunks=(2, 8, 8),
+        shards=shards,
+        compressors=zarr.codecs.BloscCodec(),
+        overwrite=True,
+    )
+    np.testing.assert_array_equal(read_volume(folder).array, array[:])
+    chunk = next(file for file in (folder / "0" / "c").rglob("*") if file.is_file())
+    content = bytearray(chunk.read_bytes())
+    struct.pack_into("<I", content, field, 0x3E810BC3)
+    chunk.write_bytes(content)
+    refuses(folder, "is damaged")
