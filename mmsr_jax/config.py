@@ -220,7 +220,7 @@ def check_config(config: Config) -> None:
             if name.endswith(ending) and value > most:
                 raise UserError(f"config.{name}={value}: must be at most {most}")
     for name, (low, high) in _RANGES.items():
-        if not low <= values[name] <= high:
+        if not (low <= values[name] <= high and math.isfinite(values[name])):
             raise UserError(f"config.{name}={values[name]}: must be from {low} to {high}")
     _check_dispatch(config)
     scale = config.data.scale
