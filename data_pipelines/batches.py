@@ -186,7 +186,7 @@ class DomainReader:
         _hide_accelerators()
         opened = min(INTERLEAVED_SHARDS, len(paths))
         records = tf.data.Dataset.from_tensor_slices(paths).interleave(
-            lambda path: tf.data.TFRecordDataset(tf.numpy_function(_checked, [path], tf.string)),
+            lambda path: tf.data.TFRecordDataset(tf.numpy_function(_openable, [path], tf.string)),
             cycle_length=opened,
             num_parallel_calls=min(2, opened),
             deterministic=True,
@@ -222,10 +222,19 @@ class DomainReader:
                 return
             except tf.errors.OpError as error:
                 reason = error.message.splitlines()[0].rpartition("}} ")[2]
-                raise self._damaged(reason.rpartition("ValueError: ")[2]) from error
+                raise self._damaged(self._too_long() or reason) from error
             except ValueError as error:
                 raise self._damaged(str(error)) from error
             yield batch
+
+    def _too_long(self) -> str:
+        """Which record is longer than its file, if any."""
+        try:
+            for path in self._paths():
+                check_lengths(Path(path))
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def _damaged(self, reason: str) -> UserError:
         return UserError(
@@ -234,9 +243,12 @@ class DomainReader:
         )
 
 
-def _checked(path: bytes) -> bytes:
-    """A shard that TensorFlow can open: of lengths beyond the file it dies."""
-    check_lengths(Path(os.fsdecode(path)))
+def _openable(path: bytes) -> bytes:
+    """The path, or none where records are longer than the file, of which TensorFlow would die."""
+    try:
+        check_lengths(Path(os.fsdecode(path)))
+    except ValueError:
+        return b""  # it prints what is raised here
     return path
 
 
