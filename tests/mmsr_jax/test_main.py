@@ -141,11 +141,11 @@ def test_configurations_no_run_can_use(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "line 1"),
-        ("{ damaged", "line 1"),
-        ("[]", "[]"),
+        ("", "truncated"),
+        ("{ damaged", "malformed"),
+        ("[]", "`array`"),
         ('{"data": 3}', "3"),
-        ('{"steps": {"a": 1}}', "'steps'"),
+        ('{"steps": {"a": 1}}', "$.steps"),
         ('{"foo": 1}', "'foo' is unknown"),
     ],
 )
