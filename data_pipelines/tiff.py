@@ -32,7 +32,8 @@ def check_tiff(path: Path) -> None:
     """Check the sizes that the pages of a TIFF file declare.
 
     Raises:
-      UserError: the file cannot hold as much, has pages of several sizes, or is no TIFF file.
+      UserError: the file cannot hold as much, has pages of several sizes or kinds, or is no TIFF
+        file.
     """
     size = path.stat().st_size
     try:
